@@ -1,0 +1,54 @@
+//! `GET /v1/commands/{requestId}`: what became of a command.
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use likewise_http::{Caller, Kind, Params, Problem};
+use likewise_schema::{Content, Position, RequestId};
+use likewise_storage::requests::RequestKey;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{State, commands::Progress};
+
+/// What became of a command.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct CommandStatus {
+    /// Its requestId.
+    #[schema(value_type = String, format = "uuid")]
+    request_id: RequestId,
+    /// `accepted`: in the log, not projected yet. `applied`: projected. `superseded`: projected, and later commands of
+    /// the pair have taken its place. `unknown`: nothing is known of it (any more).
+    status: &'static str,
+    /// Where its event is, if that is still known.
+    #[schema(value_type = Option<String>)]
+    position: Option<Position>,
+}
+
+/// What became of a command, for its owner.
+#[utoipa::path(get, path = "/v1/commands/{requestId}", tag = "commands",
+    params(("requestId" = String, Path), ("viewer" = String, Query, description = "The owner, in the open loopback mode"),
+           ("content" = Option<String>, Query, description = "`post:42`: finds a command after its answer was forgotten")),
+    responses((status = 200, body = CommandStatus), (status = 400, description = "A parameter is not valid"),
+              (status = 503, description = "The records are away")))]
+pub(crate) async fn get(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request);
+    let request_id = params.path::<RequestId>("requestId");
+    let content = params.optional::<Content>("content");
+    let caller = Caller::of(&mut params);
+    if caller.viewer().is_none() {
+        params.fault("viewer", "is missing: it names the owner while the server runs without authentication");
+    }
+    params.finish()?;
+    let (Some(request_id), Some(subject)) = (request_id, caller.viewer()) else {
+        return Err((&Kind::INVALID_PARAMETER).into());
+    };
+    let progress = state.commands.progress(RequestKey { subject, request: request_id }, content).await;
+    let (status, position) = match progress.map_err(|_| Problem::new(&Kind::UNAVAILABLE, "The records are away."))? {
+        Progress::Accepted(position) => ("accepted", Some(position)),
+        Progress::Applied(position) => ("applied", position),
+        Progress::Superseded(position) => ("superseded", Some(position)),
+        Progress::Unknown => ("unknown", None),
+    };
+    let answer = CommandStatus { request_id, status, position };
+    Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "no-store")).json(answer))
+}

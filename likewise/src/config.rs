@@ -1,0 +1,286 @@
+//! Settings: defaults, then a TOML file, then `LIKEWISE_…` variables, then flags. An unknown key or a bad value stops
+//! the start with one sentence that names the key, never its value.
+
+use std::{
+    io::Write,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use figment::{
+    Figment, Metadata, Profile, Provider,
+    providers::{Env, Format, Serialized, Toml},
+    value::{Dict, Map},
+};
+use likewise_schema::PartitionCount;
+use serde::{Deserialize, Serialize};
+
+use crate::Failure;
+
+/// Flags; each has a `LIKEWISE_…` variable and a key of the TOML file with the same name.
+#[derive(Args, Clone, Debug, Default, Serialize)]
+pub(crate) struct Flags {
+    /// TOML file with settings; likewise.toml, if there is one, when left out.
+    #[arg(long, global = true, value_name = "FILE", env = "LIKEWISE_CONFIG", help_heading = "Settings")]
+    #[serde(skip)]
+    config: Option<PathBuf>,
+    /// Where the APIs listen; port 0 picks one [default: 127.0.0.1:8080]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    listen: Option<String>,
+    /// Where metrics and administration listen [default: 127.0.0.1:8081]
+    #[arg(long, global = true, value_name = "ADDRESS", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    admin_listen: Option<String>,
+    /// Where the embedded stores live [default: likewise-data]
+    #[arg(long, global = true, value_name = "DIR", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data_dir: Option<String>,
+    /// The log [default: sqlite://<data-dir>/log.db]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<String>,
+    /// The records [default: sqlite://<data-dir>/records.db]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    records: Option<String>,
+    /// Counters, requests and token buckets [default: memory://]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    counters: Option<String>,
+    /// Partitions of a log that is made anew: a multiple of 16 [default: 16]
+    #[arg(long, global = true, value_name = "N", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partitions: Option<u32>,
+    /// Events that may be accepted before they are projected; past it commands get 503; 0 is no limit [default: 30000]
+    #[arg(long, global = true, value_name = "EVENTS", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_backlog: Option<u32>,
+    /// File with at least 32 bytes that sign cursors, shared by replicas [default: <data-dir>/secret, made at first start]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    secret_file: Option<String>,
+    /// Milliseconds between "not ready" and the end of listening on a stop [default: 200]
+    #[arg(long, global = true, value_name = "MS", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    drain_delay_ms: Option<u64>,
+    /// What goes to stderr: error, warn, info, debug, or a filter such as likewise_projector=debug [default: warn,likewise=info]
+    #[arg(long, global = true, value_name = "FILTER", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_level: Option<String>,
+}
+
+/// Settings as they are written, before they are checked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    listen: String,
+    admin_listen: String,
+    data_dir: String,
+    log: Option<String>,
+    records: Option<String>,
+    counters: String,
+    partitions: u32,
+    max_backlog: u32,
+    secret_file: Option<String>,
+    drain_delay_ms: u64,
+    log_level: String,
+}
+
+impl Default for Raw {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:8080".into(),
+            admin_listen: "127.0.0.1:8081".into(),
+            data_dir: "likewise-data".into(),
+            log: None,
+            records: None,
+            counters: "memory://".into(),
+            partitions: 16,
+            max_backlog: 30_000,
+            secret_file: None,
+            drain_delay_ms: 200,
+            log_level: "warn,likewise=info".into(),
+        }
+    }
+}
+
+/// Settings, checked.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) listen: SocketAddr,
+    pub(crate) admin_listen: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) log: String,
+    pub(crate) records: String,
+    pub(crate) counters: String,
+    pub(crate) partitions: PartitionCount,
+    pub(crate) max_backlog: u32,
+    pub(crate) secret_file: PathBuf,
+    pub(crate) drain_delay_ms: u64,
+    pub(crate) log_level: String,
+}
+
+/// Settings with where each comes from.
+pub(crate) struct Loaded {
+    pub(crate) settings: Settings,
+    figment: Figment,
+}
+
+/// The command line as a source of settings.
+struct CommandLine<'a>(&'a Flags);
+
+impl Provider for CommandLine<'_> {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("command line")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Serialized::defaults(self.0).data()
+    }
+}
+
+struct Defaults;
+
+impl Provider for Defaults {
+    fn metadata(&self) -> Metadata {
+        Metadata::named("default")
+    }
+
+    fn data(&self) -> Result<Map<Profile, Dict>, figment::Error> {
+        Serialized::defaults(Raw::default()).data()
+    }
+}
+
+/// Loads and checks the settings.
+pub(crate) fn load(flags: &Flags) -> Result<Loaded, Failure> {
+    let mut figment = Figment::from(Defaults);
+    match &flags.config {
+        Some(file) if !file.exists() => {
+            return Err(format!("there is no file {} (--config)", file.display()).into());
+        }
+        Some(file) => figment = figment.merge(Toml::file_exact(file)),
+        None => figment = figment.merge(Toml::file("likewise.toml")),
+    }
+    // LIKEWISE_TEST_… names servers for tests.
+    let env =
+        Env::prefixed("LIKEWISE_").filter(|key| key != "config" && !key.as_str().to_lowercase().starts_with("test_"));
+    let figment = figment.merge(env).merge(CommandLine(flags));
+    let raw: Raw = figment.extract().map_err(|error| describe(&error))?;
+    Ok(Loaded { settings: check(raw)?, figment })
+}
+
+/// One sentence, with the key and its source, without the value.
+fn describe(error: &figment::Error) -> String {
+    use figment::error::Kind;
+    let source = error.metadata.as_ref().map_or_else(|| "the settings".into(), source);
+    let key = error.path.join(".");
+    match &error.kind {
+        Kind::UnknownField(name, known) => {
+            format!("{source} sets {name}, which is not a setting; the settings are {}", known.join(", "))
+        }
+        Kind::InvalidType(_, expected) => format!("{key}, set by {source}, must be {expected}"),
+        Kind::InvalidValue(_, expected) => format!("{key}, set by {source}, must be {expected}"),
+        Kind::Message(message) if key.is_empty() => {
+            format!("{source} cannot be read: {}", message.lines().next().unwrap_or(""))
+        }
+        _ => format!("{key}, set by {source}, is not valid"),
+    }
+}
+
+fn source(metadata: &Metadata) -> String {
+    match &metadata.source {
+        Some(figment::Source::File(path)) => path.display().to_string(),
+        _ if metadata.name.contains("environment") => "the environment".into(),
+        _ => format!("the {}", metadata.name),
+    }
+}
+
+fn check(raw: Raw) -> Result<Settings, Failure> {
+    let address = |key: &str, text: &str| {
+        text.parse::<SocketAddr>().map_err(|_| {
+            Failure(format!("{key} must be an address such as 127.0.0.1:8080, with a port, 0 to pick one"))
+        })
+    };
+    let listen = address("listen", &raw.listen)?;
+    let admin_listen = address("admin_listen", &raw.admin_listen)?;
+    for (key, address) in [("listen", &listen), ("admin_listen", &admin_listen)] {
+        if !address.ip().is_loopback() {
+            return Err(format!(
+                "{key} must be a loopback address: without authentication anybody who reaches it could like for anybody"
+            )
+            .into());
+        }
+    }
+    if raw.data_dir.is_empty() {
+        return Err("data_dir must name a directory".into());
+    }
+    let data_dir = PathBuf::from(raw.data_dir);
+    let embedded = |file: &str| format!("sqlite://{}", data_dir.join(file).display());
+    let partitions =
+        PartitionCount::new(raw.partitions).map_err(|invalid| Failure(format!("partitions {}", invalid.detail())))?;
+    Ok(Settings {
+        listen,
+        admin_listen,
+        log: raw.log.unwrap_or_else(|| embedded("log.db")),
+        records: raw.records.unwrap_or_else(|| embedded("records.db")),
+        counters: raw.counters,
+        partitions,
+        max_backlog: raw.max_backlog,
+        secret_file: raw.secret_file.map_or_else(|| data_dir.join("secret"), PathBuf::from),
+        drain_delay_ms: raw.drain_delay_ms,
+        log_level: raw.log_level,
+        data_dir,
+    })
+}
+
+impl Loaded {
+    /// Prints each setting as TOML, with its source as a comment. Passwords in URLs are left out.
+    pub(crate) fn print(&self) -> Result<(), Failure> {
+        let settings = &self.settings;
+        let path = |path: &Path| format!("{:?}", path.display().to_string());
+        let rows = [
+            ("listen", format!("{:?}", settings.listen.to_string())),
+            ("admin_listen", format!("{:?}", settings.admin_listen.to_string())),
+            ("data_dir", path(&settings.data_dir)),
+            ("log", format!("{:?}", without_password(&settings.log))),
+            ("records", format!("{:?}", without_password(&settings.records))),
+            ("counters", format!("{:?}", without_password(&settings.counters))),
+            ("partitions", settings.partitions.get().to_string()),
+            ("max_backlog", settings.max_backlog.to_string()),
+            ("secret_file", path(&settings.secret_file)),
+            ("drain_delay_ms", settings.drain_delay_ms.to_string()),
+            ("log_level", format!("{:?}", settings.log_level)),
+        ];
+        let mut out = std::io::stdout().lock();
+        for (key, value) in rows {
+            let from = self.figment.find_metadata(key).map_or_else(|| "the default".into(), source);
+            writeln!(out, "{:<48} # {from}", format!("{key} = {value}"))?;
+        }
+        Ok(())
+    }
+}
+
+/// `scheme://user:***@host` in place of `scheme://user:password@host`.
+fn without_password(url: &str) -> String {
+    let parts = url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?)));
+    match parts {
+        Some((scheme, (credentials, host))) => {
+            let user = credentials.split(':').next().unwrap_or_default();
+            format!("{scheme}://{user}:***@{host}")
+        }
+        None => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_password;
+
+    #[test]
+    fn passwords_are_not_printed() {
+        assert_eq!(without_password("mysql://me:p@ss:word@db/likewise"), "mysql://me:***@db/likewise");
+        assert_eq!(without_password("sqlite://likewise-data/log.db"), "sqlite://likewise-data/log.db");
+    }
+}

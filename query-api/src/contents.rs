@@ -1,0 +1,94 @@
+//! Counts and the viewer's statuses: of one content, and of up to 100 at once.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use likewise_http::{Caller, Params, Problem};
+use likewise_schema::{Content, ContentId, ContentType, Position};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::{Age, Item, State, after, busy, cache_control, within};
+
+const CONTENTS_MAX: usize = 100;
+
+/// A content's likes.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Likes {
+    #[schema(value_type = String)]
+    content_type: ContentType,
+    #[schema(value_type = String)]
+    content_id: ContentId,
+    /// How many users like it.
+    count: i64,
+    /// Whether the viewer does; null without a viewer.
+    liked: Option<bool>,
+    /// The last event that this reflects; null before the first.
+    #[schema(value_type = Option<String>)]
+    position: Option<Position>,
+    /// `stale: true` with `asOf` if the answer may be old.
+    #[serde(flatten)]
+    #[schema(value_type = Object)]
+    age: Age,
+}
+
+/// The likes of contents, in the order asked for.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct LikesOfMany {
+    items: Vec<Likes>,
+}
+
+impl From<Item> for Likes {
+    fn from(item: Item) -> Self {
+        let last = item.claim.next_offset.previous();
+        Self {
+            content_type: item.content.content_type,
+            content_id: item.content.content_id,
+            count: item.count,
+            liked: item.liked,
+            position: last.map(|offset| Position { partition: item.claim.partition, offset }),
+            age: item.as_of.into(),
+        }
+    }
+}
+
+/// A content's count, and whether the viewer likes it.
+#[utoipa::path(get, path = "/v1/contents/{contentType}/{contentId}/likes", tag = "queries",
+    params(("contentType" = String, Path), ("contentId" = String, Path),
+           ("viewer" = Option<String>, Query, description = "The user whose status is wanted, in the open loopback mode"),
+           ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
+           ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
+    responses((status = 200, body = Likes), (status = 400, description = "A parameter is not valid"),
+              (status = 503, description = "The truth cannot be reached")))]
+pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request);
+    let content = params.content();
+    let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
+    params.finish()?;
+    let contents: Vec<Content> = content.into_iter().collect();
+    let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
+    let mut items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
+    let likes = items.pop().map(Likes::from);
+    Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(likes))
+}
+
+/// Counts of up to 100 contents, and which of them the viewer likes.
+#[utoipa::path(get, path = "/v1/likes", tag = "queries",
+    params(("content" = Vec<String>, Query, description = "`post:42`; 1 to 100, repeats allowed"),
+           ("viewer" = Option<String>, Query, description = "The user whose statuses are wanted, in the open loopback mode"),
+           ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
+           ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
+    responses((status = 200, body = LikesOfMany), (status = 400, description = "A parameter is not valid"),
+              (status = 503, description = "The truth cannot be reached")))]
+pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
+    let mut params = Params::of(&request);
+    let contents: Vec<Content> = params.all("content");
+    if contents.is_empty() || contents.len() > CONTENTS_MAX {
+        params.fault("content", "must be given 1 to 100 times");
+    }
+    let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
+    params.finish()?;
+    let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
+    let items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
+    let items = items.into_iter().map(Likes::from).collect();
+    Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(LikesOfMany { items }))
+}

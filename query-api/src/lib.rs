@@ -1,0 +1,117 @@
+//! The query role: counts, statuses and lists, each with the prefix of the log that it reflects.
+//!
+//! [`Reads`] finds the cheapest source that is fresh enough; the other files are the resources. May depend on the
+//! schema, the storage ports and the shared edge. Must never know how a like is folded, which adapter is behind a
+//! port, or the other roles.
+
+#![forbid(unsafe_code)]
+
+mod contents;
+mod cursor;
+mod lists;
+mod reads;
+
+use std::{sync::Arc, time::Duration};
+
+use actix_web::{
+    http::{Method, header},
+    web,
+};
+use likewise_http::{Concurrency, Kind, Params, Problem, Routes};
+use likewise_schema::{Position, Timestamp};
+use utoipa::OpenApi;
+
+pub use self::{
+    cursor::Secret,
+    reads::{After, Item, Ports, ReadError, Reads},
+};
+
+/// By when a query must be answered, a granted wait apart.
+const QUERY_DEADLINE: Duration = Duration::from_millis(500);
+/// Reads of counts and statuses under way at once in one process.
+const READS_MAX: usize = 2048;
+/// Lists under way at once in one process.
+const LISTS_MAX: usize = 128;
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What the handlers share.
+pub struct State {
+    reads: Reads,
+    secret: Secret,
+    concurrency: Concurrency,
+    lists: Concurrency,
+}
+
+impl State {
+    /// Handlers' state around the role; `secret` signs cursors, and is shared by replicas.
+    pub fn new(ports: Ports, secret: Secret) -> Self {
+        Self {
+            reads: Reads::new(ports),
+            secret,
+            concurrency: Concurrency::new(READS_MAX),
+            lists: Concurrency::new(LISTS_MAX),
+        }
+    }
+}
+
+/// Adds the role's routes.
+pub fn routes(routes: &mut Routes, state: &Arc<State>) {
+    let state = web::Data::from(Arc::clone(state));
+    macro_rules! handler {
+        ($handler:path) => {{
+            let state = state.clone();
+            move |request| $handler(state.clone(), request)
+        }};
+    }
+    routes.add(Method::GET, "/v1/contents/{contentType}/{contentId}/likes", handler!(contents::one));
+    routes.add(Method::GET, "/v1/likes", handler!(contents::many));
+    routes.add(Method::GET, "/v1/contents/{contentType}/{contentId}/likers", handler!(lists::likers));
+    routes.add(Method::GET, "/v1/users/{userId}/likes", handler!(lists::likes));
+}
+
+/// The role's part of the OpenAPI document.
+#[derive(OpenApi)]
+#[openapi(paths(contents::one, contents::many, lists::likers, lists::likes))]
+pub struct Api;
+
+/// `after` (repeatable) and `wait` of a read.
+fn after(params: &mut Params<'_>) -> After {
+    let positions: Vec<Position> = params.all("after");
+    let wait = params.number("wait", 0..=5, 0);
+    After { positions, wait: Duration::from_secs(wait as u64) }
+}
+
+/// Runs a read within its deadline.
+async fn within<T>(after: &After, read: impl Future<Output = Result<T, ReadError>>) -> Result<T, Problem> {
+    let away = |what: &str| Problem::new(&Kind::UNAVAILABLE, what).with_retry_after(RETRY);
+    match tokio::time::timeout(QUERY_DEADLINE + after.wait, read).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(ReadError)) => Err(away("The stores that know the answer are away.")),
+        Err(_) => Err(away("The stores that know the answer did not give it in time.")),
+    }
+}
+
+fn busy() -> Problem {
+    Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(RETRY)
+}
+
+/// What a viewer sees is theirs alone; what anybody sees may be kept for a second.
+fn cache_control(has_viewer: bool) -> (header::HeaderName, &'static str) {
+    (header::CACHE_CONTROL, if has_viewer { "private, no-store" } else { "public, max-age=1" })
+}
+
+/// `"stale":true` with `asOf`, or nothing.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Age {
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    stale: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    as_of: Option<Timestamp>,
+}
+
+impl From<Option<Timestamp>> for Age {
+    fn from(as_of: Option<Timestamp>) -> Self {
+        Self { stale: as_of.is_some(), as_of }
+    }
+}

@@ -1,0 +1,29 @@
+//! The contract of Likewise: what producers, projectors, readers and clients in any language agree on.
+//!
+//! Holds ids that cannot be invalid, the partition function, positions, the `LikeToggled` event, and (as files)
+//! SQL migrations and test vectors. May depend on pure libraries only. Must never do I/O, read a clock, or know how
+//! a like is folded, stored or served.
+
+#![forbid(unsafe_code)]
+
+mod event;
+mod ids;
+mod partition;
+mod position;
+mod time;
+
+pub use event::{
+    CONTENT_TYPE_JSON, Halt, Headers, LIKE_TOGGLED, LikeToggled, Malformed, Rejected, trace_parent_is_valid,
+};
+pub use ids::{Content, ContentId, ContentType, Invalid, Pair, RequestId, UserId};
+pub use partition::{Partition, PartitionCount, SHARDS};
+pub use position::{Offset, Position};
+pub use time::Timestamp;
+
+/// SQL of the embedded stores, one file per schema version, applied in order.
+pub mod sql {
+    /// The embedded log, version 1.
+    pub const SQLITE_LOG: &str = include_str!("../sql/sqlite_log_0001.sql");
+    /// The embedded records, version 1.
+    pub const SQLITE_RECORDS: &str = include_str!("../sql/sqlite_records_0001.sql");
+}

@@ -1,0 +1,239 @@
+//! What every record store does.
+
+use std::sync::Arc;
+
+use likewise_schema::{Content, Offset, Pair, PartitionCount};
+
+use super::{at, pair, partition, post, request, user};
+use crate::{
+    StoreError,
+    log::Mark,
+    records::{
+        Advance, Batch, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder, Fence, Generation,
+        LikeRecord, Liked, Liker, Owner, RecordStore, Writes,
+    },
+};
+
+type Store = Arc<dyn RecordStore>;
+
+fn offset(number: i64) -> Offset {
+    Offset::new(number).expect("a valid offset")
+}
+
+fn owner(micros: i64) -> Owner {
+    Owner { log_identity: "log-a".into(), partitions: PartitionCount::DEFAULT, fold_version: 1, micros }
+}
+
+fn row(pair: Pair, version: i64, liked: bool) -> LikeRecord {
+    LikeRecord {
+        pair,
+        is_canceled: !liked,
+        created_at: at(1),
+        updated_at: at(version),
+        liked_at: liked.then_some(at(version)),
+        version: offset(version),
+        ring: vec![request(1), request(version as u128)],
+        floor: (version > 5).then_some(request(99)),
+    }
+}
+
+fn delta(content: Content, delta: i64, version: i64) -> CountDelta {
+    CountDelta { content, delta, version: offset(version), first_position: offset(version) }
+}
+
+fn batch(fence: Fence, to: i64, read: Vec<Pair>, writes: Writes) -> Batch {
+    let advance = Advance {
+        next_offset: offset(to),
+        mark: Some(Mark { key: Some(format!("key-{to}").into_bytes()), timestamp: at(to) }),
+        log_end: offset(to + 3),
+        next_event_at: Some(at(to + 1)),
+        heard_at: at(to + 2),
+    };
+    Batch { fence, advance, read, fold: Box::new(move |_| writes.clone()) }
+}
+
+async fn commit(store: &Store, fence: Fence, to: i64, rows: Vec<LikeRecord>, counts: Vec<CountDelta>) -> Committed {
+    let read = rows.iter().map(|row| row.pair).collect();
+    let writes = Writes { rows, counts, buckets: vec![] };
+    store.commit(batch(fence, to, read, writes)).await.expect("committed")
+}
+
+fn after(checkpoint: &Checkpoint, next: i64) -> Fence {
+    Fence { next_offset: offset(next), ..checkpoint.fence() }
+}
+
+/// Runs the suite on fresh, empty stores from `make`.
+pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
+    acquiring_raises_the_epoch_and_keeps_the_rest(make().await).await;
+    tables_of_another_log_count_or_fold_are_refused(make().await).await;
+    a_commit_is_taken_from_the_owner_at_its_offset_alone(make().await).await;
+    of_racing_commits_one_is_taken(make().await).await;
+    the_fold_sees_prior_rows_and_its_writes_are_read_back(make().await).await;
+    counts_are_summed(make().await).await;
+    a_new_generation_needs_the_fence_and_breaks_it(make().await).await;
+    lists_are_newest_first_and_page_without_gaps(make().await).await;
+    the_digest_is_of_sorted_rows(make().await).await;
+}
+
+async fn acquiring_raises_the_epoch_and_keeps_the_rest(store: Store) {
+    assert_eq!(store.checkpoint(partition(3)).await.expect("read"), None, "never owned");
+    let first = store.acquire(partition(3), &owner(1000)).await.expect("acquired");
+    assert_eq!((first.epoch, first.next_offset, &first.mark), (1000, Offset::ZERO, &None));
+    let behind = store.acquire(partition(3), &owner(7)).await.expect("acquired");
+    assert_eq!(behind.epoch, 1001, "a clock that is behind still gets a higher epoch");
+    commit(&store, behind.fence(), 4, vec![], vec![]).await;
+    let ahead = store.acquire(partition(3), &owner(5000)).await.expect("acquired");
+    assert_eq!((ahead.epoch, ahead.next_offset), (5000, offset(4)));
+    assert_eq!(ahead.mark, Some(Mark { key: Some(b"key-4".to_vec()), timestamp: at(4) }));
+    assert_eq!(ahead.generation, first.generation);
+    assert_eq!((ahead.log_end, ahead.next_event_at, ahead.heard_at), (offset(7), Some(at(5)), at(6)));
+    assert_eq!(store.checkpoint(partition(3)).await.expect("read"), Some(ahead));
+}
+
+async fn tables_of_another_log_count_or_fold_are_refused(store: Store) {
+    let held = store.acquire(partition(0), &owner(1)).await.expect("acquired");
+    let strangers = [
+        Owner { log_identity: "log-b".into(), ..owner(9) },
+        Owner { partitions: PartitionCount::new(32).expect("valid"), ..owner(9) },
+        Owner { fold_version: 2, ..owner(9) },
+    ];
+    for stranger in strangers {
+        let refused = store.acquire(partition(0), &stranger).await.expect_err("refused");
+        assert!(matches!(refused, StoreError::Unusable { .. }), "{refused:?}");
+    }
+    assert_eq!(store.checkpoint(partition(0)).await.expect("read"), Some(held), "nothing changed");
+}
+
+async fn a_commit_is_taken_from_the_owner_at_its_offset_alone(store: Store) {
+    let zombie = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let current = store.acquire(partition(1), &owner(20)).await.expect("acquired");
+    let writes =
+        || Writes { rows: vec![row(pair(1, 1), 1, true)], counts: vec![delta(post(1), 1, 1)], buckets: vec![] };
+    let wrong = [zombie.fence(), after(&current, 1), Fence { partition: partition(2), ..current.fence() }];
+    for fence in wrong {
+        let refused = store.commit(batch(fence, 2, vec![pair(1, 1)], writes())).await;
+        assert_eq!(refused, Err(CommitError::Fenced));
+    }
+    assert_eq!(store.rows(&[pair(1, 1)]).await.expect("read").value, [None], "nothing was written");
+    assert_eq!(store.counts(&[post(1)]).await.expect("read").value, [None]);
+    store.commit(batch(current.fence(), 2, vec![pair(1, 1)], writes())).await.expect("the owner's is taken");
+    let again = store.commit(batch(current.fence(), 2, vec![pair(1, 1)], writes())).await;
+    assert_eq!(again, Err(CommitError::Fenced), "a repeated commit has no second effect");
+    assert_eq!(store.counts(&[post(1)]).await.expect("read").value[0].map(|count| count.count), Some(1));
+}
+
+async fn of_racing_commits_one_is_taken(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let mut racers = Vec::new();
+    for _ in 0..8 {
+        let (store, fence) = (Arc::clone(&store), held.fence());
+        let writes = Writes { counts: vec![delta(post(1), 1, 0)], ..Writes::default() };
+        racers.push(tokio::spawn(async move { store.commit(batch(fence, 1, vec![], writes)).await.is_ok() }));
+    }
+    let mut taken = 0;
+    for racer in racers {
+        taken += i32::from(racer.await.expect("no panic"));
+    }
+    assert_eq!(taken, 1);
+    assert_eq!(store.counts(&[post(1)]).await.expect("read").value[0].map(|count| count.count), Some(1));
+}
+
+async fn the_fold_sees_prior_rows_and_its_writes_are_read_back(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let (first, second) = (row(pair(1, 1), 3, true), row(pair(17, 2), 4, false));
+    let committed = commit(&store, held.fence(), 5, vec![first.clone(), second.clone()], vec![]).await;
+    assert_eq!(committed.rows, [first.clone(), second.clone()]);
+    let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let (keep, changed) = (Arc::clone(&seen), row(pair(1, 1), 8, false));
+    let written = changed.clone();
+    let mut next = batch(after(&held, 5), 9, vec![pair(17, 2), pair(33, 3), pair(1, 1)], Writes::default());
+    next.fold = Box::new(move |prior| {
+        *keep.lock().expect("not poisoned") = prior;
+        Writes { rows: vec![written.clone()], ..Writes::default() }
+    });
+    store.commit(next).await.expect("committed");
+    assert_eq!(
+        *seen.lock().expect("not poisoned"),
+        [Some(second.clone()), None, Some(first)],
+        "in the order asked for"
+    );
+    let snapshot = store.rows(&[pair(1, 1), pair(17, 2), pair(33, 3)]).await.expect("read");
+    assert_eq!(snapshot.value, [Some(changed), Some(second), None]);
+    let claim = snapshot.checkpoints.iter().find(|at| at.partition == partition(1)).expect("a checkpoint").claim();
+    assert!(claim.has_reached(offset(8)) && !claim.has_reached(offset(9)));
+}
+
+async fn counts_are_summed(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let committed = commit(&store, held.fence(), 3, vec![], vec![delta(post(1), 2, 1), delta(post(17), 0, 2)]).await;
+    let count = |id, count, version| Count { content: post(id), count, version: offset(version) };
+    assert_eq!(committed.counts, [count(1, 2, 1), count(17, 0, 2)]);
+    let committed = commit(&store, after(&held, 3), 5, vec![], vec![delta(post(1), -1, 4)]).await;
+    assert_eq!(committed.counts, [count(1, 1, 4)]);
+    let read = store.counts(&[post(17), post(1), post(33), post(1)]).await.expect("read").value;
+    assert_eq!(read, [Some(count(17, 0, 2)), Some(count(1, 1, 4)), None, Some(count(1, 1, 4))]);
+}
+
+async fn a_new_generation_needs_the_fence_and_breaks_it(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let refused = store.renew_generation(after(&held, 1), Generation(7)).await;
+    assert_eq!(refused, Err(CommitError::Fenced));
+    let renewed = store.renew_generation(held.fence(), Generation(7)).await.expect("renewed");
+    assert_eq!(renewed.generation, Generation(7));
+    assert!(renewed.epoch > held.epoch);
+    let late = store.commit(batch(held.fence(), 1, vec![], Writes::default())).await;
+    assert_eq!(late, Err(CommitError::Fenced));
+}
+
+async fn lists_are_newest_first_and_page_without_gaps(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    // Three moments for ten users each, so that many entries share one; every fourth like was taken back.
+    let mut rows = Vec::new();
+    for number in 1..=30_i64 {
+        let mut by_user = row(pair(1, number), number, number % 4 != 0);
+        by_user.liked_at = Some(at(number % 3));
+        let mut of_user = row(pair(1 + 16 * number, 1000), number, number % 4 != 0);
+        of_user.liked_at = Some(at(number % 3));
+        rows.extend([by_user, of_user]);
+    }
+    let active = |id: &i64| id % 4 != 0;
+    let newest_first = |a: &i64, b: &i64| (b % 3).cmp(&(a % 3)).then(a.cmp(b));
+    commit(&store, held.fence(), 40, rows, vec![]).await;
+    let mut expected: Vec<i64> = (1..=30).filter(active).collect();
+    expected.sort_by(newest_first);
+
+    let (mut walked, mut last): (Vec<i64>, Option<Liker>) = (Vec::new(), None);
+    loop {
+        let page = store.likers(post(1), last, 4).await.expect("read").value;
+        let Some(end) = page.last() else { break };
+        last = Some(*end);
+        walked.extend(page.iter().map(|liker| liker.user.get()));
+    }
+    assert_eq!(walked, expected);
+
+    let (mut walked, mut last): (Vec<i64>, Option<Liked>) = (Vec::new(), None);
+    loop {
+        let page = store.likes_of(user(1000), None, last, 4).await.expect("read").value;
+        let Some(end) = page.last() else { break };
+        last = Some(*end);
+        walked.extend(page.iter().map(|liked| (liked.content.content_id.get() - 1) / 16));
+    }
+    assert_eq!(walked, expected);
+    let of_type = async |kind: &str| {
+        let kind = kind.parse().expect("a valid type");
+        store.likes_of(user(1000), Some(kind), None, 100).await.expect("read").value.len()
+    };
+    assert_eq!((of_type("post").await, of_type("photo").await), (expected.len(), 0));
+}
+
+async fn the_digest_is_of_sorted_rows(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let mut rows = vec![row(pair(17, 9), 1, true), row(pair(1, 3), 2, false), row(pair(1, 2), 7, true)];
+    commit(&store, held.fence(), 8, rows.clone(), vec![]).await;
+    rows.sort_by_key(|row| row.pair);
+    let mut builder = DigestBuilder::default();
+    rows.iter().for_each(|row| builder.add(row));
+    let digest = store.digest().await.expect("read").value;
+    assert_eq!((digest.rows, digest.active), (3, 2));
+    assert_eq!(digest, builder.finish());
+}

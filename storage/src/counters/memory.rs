@@ -1,0 +1,268 @@
+//! Counters in this process's memory, for `serve` and for tests. Bounded: what does not fit is forgotten, which a
+//! reader sees as unknown.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    num::NonZeroUsize,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use likewise_schema::{Content, Offset, UserId};
+use lru::LruCache;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::watch;
+
+use super::{
+    Answer, Ask, CachedCount, CounterStore, Fill, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News, Outcome, Progress,
+    Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
+};
+use crate::{
+    Clock, StoreError,
+    planted::{self, Bug},
+};
+
+/// Counts kept per partition.
+const COUNTS_MAX: usize = 65_536;
+/// Users whose statuses are kept per partition.
+const USERS_MAX: usize = 16_384;
+/// Statuses kept per user and partition.
+const STATUSES_MAX: usize = 256;
+/// Leases kept per partition; they live two seconds.
+const LEASES_MAX: usize = 65_536;
+
+/// The counter store in memory.
+#[derive(Debug)]
+pub struct MemoryCounters {
+    clock: Clock,
+    scopes: RwLock<HashMap<Scope, Arc<Mutex<Entries>>>>,
+}
+
+#[derive(Debug)]
+struct Entries {
+    progress: Option<Progress>,
+    counts: LruCache<Content, Living<CachedCount>>,
+    users: LruCache<UserId, Living<BTreeMap<Content, Status>>>,
+    leases: LruCache<LeaseKey, Living<LeaseToken>>,
+    position: watch::Sender<Version>,
+}
+
+#[derive(Clone, Debug)]
+struct Living<T> {
+    value: T,
+    /// Unix microseconds.
+    until: i64,
+}
+
+impl<T> Living<T> {
+    fn at(&self, now: i64) -> Option<&T> {
+        (now < self.until).then_some(&self.value)
+    }
+}
+
+fn until(now: i64, life: Duration) -> i64 {
+    now.saturating_add(i64::try_from(life.as_micros()).unwrap_or(i64::MAX))
+}
+
+impl Entries {
+    fn new() -> Self {
+        let size = |max| NonZeroUsize::new(max).unwrap_or(NonZeroUsize::MIN);
+        Self {
+            progress: None,
+            counts: LruCache::new(size(COUNTS_MAX)),
+            users: LruCache::new(size(USERS_MAX)),
+            leases: LruCache::new(size(LEASES_MAX)),
+            position: watch::Sender::new(-1),
+        }
+    }
+
+    fn move_to(&mut self, progress: Progress) {
+        self.progress = Some(progress);
+        self.position.send_replace(progress.position);
+    }
+
+    fn publish(&mut self, publish: Publish, now: i64) -> Outcome {
+        let Some(progress) = self.progress else { return Outcome::Refused };
+        if progress.writer != publish.writer || progress.position != publish.from {
+            return Outcome::Refused;
+        }
+        for (content, fresh) in publish.counts {
+            self.leases.pop(&LeaseKey::Count(content));
+            match self.counts.peek_mut(&content) {
+                Some(entry) if entry.value.version < fresh.version => entry.value = fresh,
+                Some(_) => {}
+                None if planted::on(Bug::IncrementMissingKey) => {
+                    let counted = CachedCount { count: 1, version: fresh.version };
+                    self.counts.push(content, Living { value: counted, until: until(now, STATUSES_LIFE) });
+                }
+                None => {}
+            }
+        }
+        for (user, content, fresh) in publish.statuses {
+            self.leases.pop(&LeaseKey::Statuses(user));
+            let known = self.users.peek_mut(&user).and_then(|statuses| statuses.value.get_mut(&content));
+            if let Some(status) = known.filter(|status| status.version < fresh.version) {
+                *status = fresh;
+            }
+        }
+        let Publish { to: position, news, recovering, .. } = publish;
+        self.move_to(Progress { position, news, recovering, ..progress });
+        Outcome::Done
+    }
+
+    fn take_over(&mut self, writer: Writer, checkpoint: Version, news: News) -> Version {
+        let kept = self.progress.filter(|progress| checkpoint - progress.position <= REPUBLISH_EVENTS_MAX);
+        let (position, floor) = match (kept, self.progress) {
+            (Some(progress), _) => (progress.position, progress.floor),
+            (None, Some(given_up)) => (checkpoint, checkpoint.max(given_up.floor)),
+            (None, None) => (checkpoint, checkpoint),
+        };
+        self.move_to(Progress { writer, position, floor, recovering: true, news });
+        position
+    }
+
+    fn read(&mut self, contents: &[Content], viewer: Option<UserId>, now: i64) -> Answer {
+        let Some(progress) = self.progress else {
+            let statuses = viewer.map_or(0, |_| contents.len());
+            return Answer { progress: None, counts: vec![None; contents.len()], statuses: vec![None; statuses] };
+        };
+        let floor = progress.floor;
+        let mut count = |content| {
+            let entry = self.counts.get(content)?.at(now).copied();
+            entry.filter(|cached| cached.version >= floor)
+        };
+        let counts = contents.iter().map(&mut count).collect();
+        let statuses = viewer.map_or(Vec::new(), |viewer| {
+            let known = self.users.get(&viewer).and_then(|statuses| statuses.at(now));
+            let status = |content| known?.get(content).copied().filter(|status| status.version >= floor);
+            contents.iter().map(status).collect()
+        });
+        Answer { progress: Some(progress), counts, statuses }
+    }
+
+    fn lease(&mut self, key: LeaseKey, now: i64) -> Option<Lease> {
+        let progress = self.progress?;
+        if self.leases.peek(&key).is_some_and(|lease| lease.at(now).is_some()) {
+            return None;
+        }
+        let token = LeaseToken(rand::random());
+        self.leases.push(key, Living { value: token, until: until(now, LEASE_LIFE) });
+        Some(Lease { token, position: progress.position })
+    }
+
+    fn fill(&mut self, lease: Lease, fill: Fill, now: i64) -> Outcome {
+        let key = fill.lease_key();
+        let held = self.leases.peek(&key).and_then(|held| held.at(now)) == Some(&lease.token);
+        if !held || fill.version() < lease.position {
+            return Outcome::Refused;
+        }
+        self.leases.pop(&key);
+        match fill {
+            Fill::Count(content, fresh, life) => {
+                let there = self.counts.peek(&content).and_then(|entry| entry.at(now));
+                if there.is_some_and(|there| there.version > fresh.version) {
+                    return Outcome::Refused;
+                }
+                self.counts.push(content, Living { value: fresh, until: until(now, life) });
+            }
+            Fill::Statuses(user, fresh) => {
+                let living = self.users.peek_mut(&user).filter(|statuses| statuses.at(now).is_some());
+                let statuses = match living {
+                    Some(statuses) => &mut statuses.value,
+                    None => {
+                        let until = until(now, STATUSES_LIFE);
+                        self.users.push(user, Living { value: BTreeMap::new(), until });
+                        match self.users.get_mut(&user) {
+                            Some(statuses) => &mut statuses.value,
+                            None => return Outcome::Refused,
+                        }
+                    }
+                };
+                if statuses.len() + fresh.len() > STATUSES_MAX {
+                    statuses.clear();
+                }
+                for (content, status) in fresh.into_iter().take(STATUSES_MAX) {
+                    let there = statuses.entry(content).or_insert(status);
+                    if there.version <= status.version {
+                        *there = status;
+                    }
+                }
+            }
+        }
+        Outcome::Done
+    }
+}
+
+impl MemoryCounters {
+    /// An empty store that reads lives from `clock`.
+    pub fn new(clock: Clock) -> Self {
+        Self { clock, scopes: RwLock::default() }
+    }
+
+    /// Forgets everything, as a flushed cache does.
+    pub fn flush(&self) {
+        for entries in self.scopes.read().values() {
+            let mut entries = entries.lock();
+            let position = entries.position.clone();
+            *entries = Entries { position, ..Entries::new() };
+        }
+    }
+
+    /// Forgets the entries of one content and of its partition's users, as an eviction does.
+    pub fn evict(&self, content: &Content) {
+        for entries in self.scopes.read().values() {
+            let mut entries = entries.lock();
+            entries.counts.pop(content);
+            entries.users.clear();
+        }
+    }
+
+    fn entries(&self, scope: Scope) -> Arc<Mutex<Entries>> {
+        if let Some(entries) = self.scopes.read().get(&scope) {
+            return Arc::clone(entries);
+        }
+        let mut scopes = self.scopes.write();
+        Arc::clone(scopes.entry(scope).or_insert_with(|| Arc::new(Mutex::new(Entries::new()))))
+    }
+}
+
+#[async_trait]
+impl CounterStore for MemoryCounters {
+    async fn publish(&self, scope: Scope, publish: Publish) -> Result<Outcome, StoreError> {
+        Ok(self.entries(scope).lock().publish(publish, self.clock.micros()))
+    }
+
+    async fn take_over(
+        &self,
+        scope: Scope,
+        writer: Writer,
+        checkpoint: Version,
+        news: News,
+    ) -> Result<Version, StoreError> {
+        Ok(self.entries(scope).lock().take_over(writer, checkpoint, news))
+    }
+
+    async fn progress(&self, scope: Scope) -> Result<Option<Progress>, StoreError> {
+        Ok(self.entries(scope).lock().progress)
+    }
+
+    async fn read(&self, asks: &[Ask], viewer: Option<UserId>) -> Result<Vec<Answer>, StoreError> {
+        let now = self.clock.micros();
+        Ok(asks.iter().map(|ask| self.entries(ask.scope).lock().read(&ask.contents, viewer, now)).collect())
+    }
+
+    async fn lease(&self, scope: Scope, key: LeaseKey) -> Result<Option<Lease>, StoreError> {
+        Ok(self.entries(scope).lock().lease(key, self.clock.micros()))
+    }
+
+    async fn fill(&self, scope: Scope, lease: Lease, fill: Fill) -> Result<Outcome, StoreError> {
+        Ok(self.entries(scope).lock().fill(lease, fill, self.clock.micros()))
+    }
+
+    async fn passed(&self, scope: Scope, offset: Offset, wait: Duration) {
+        let mut position = self.entries(scope).lock().position.subscribe();
+        let passed = position.wait_for(|position| *position >= offset.get());
+        let _at_the_deadline = tokio::time::timeout(wait, passed).await;
+    }
+}

@@ -1,0 +1,35 @@
+//! The ports of Likewise and, beside each, its adapters.
+//!
+//! | port | file | embedded adapter |
+//! |---|---|---|
+//! | [`EventLog`] | `log.rs` | SQLite, group commit |
+//! | [`RecordStore`] | `records.rs` | SQLite |
+//! | [`CounterStore`] | `counters.rs` | memory |
+//! | [`RequestStore`] | `requests.rs` | memory |
+//!
+//! May depend on the schema and on database clients. Must never know HTTP, nor what a like means: it keeps the rows
+//! and deltas that the fold gives it. Every adapter passes its port's conformance suite (`conformance/`).
+
+#![forbid(unsafe_code)]
+
+mod clock;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod counters;
+mod data_dir;
+mod error;
+pub mod log;
+pub mod planted;
+pub mod records;
+pub mod requests;
+mod scopes;
+mod sqlite;
+
+pub use clock::Clock;
+pub use counters::CounterStore;
+pub use data_dir::DataDir;
+pub use error::StoreError;
+pub use log::EventLog;
+pub use records::RecordStore;
+pub use requests::RequestStore;
+pub use scopes::Scopes;

@@ -1,0 +1,172 @@
+//! The event log: the source of truth.
+
+mod headers;
+mod sqlite;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use likewise_schema::{Headers, Offset, Partition, PartitionCount, Timestamp};
+
+pub use self::sqlite::SqliteLog;
+use crate::StoreError;
+
+/// Most bytes of one record's key, value and headers together.
+pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+
+/// A record to append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewRecord {
+    /// Where to.
+    pub partition: Partition,
+    /// The producer's time.
+    pub timestamp: Timestamp,
+    /// The key, as it is.
+    pub key: Option<Vec<u8>>,
+    /// The value, as it is; none is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The headers, in order.
+    pub headers: Headers,
+}
+
+/// A record of the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogRecord {
+    /// Its place in the partition.
+    pub offset: Offset,
+    /// The producer's time.
+    pub timestamp: Timestamp,
+    /// The key, as it is.
+    pub key: Option<Vec<u8>>,
+    /// The value, as it is; none is a tombstone.
+    pub value: Option<Vec<u8>>,
+    /// The headers, in order.
+    pub headers: Headers,
+}
+
+/// What identifies the record before a checkpoint, so that another log under the same name is noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+}
+
+impl LogRecord {
+    /// The mark a checkpoint keeps of this record.
+    pub fn mark(&self) -> Mark {
+        Mark { key: self.key.clone(), timestamp: self.timestamp }
+    }
+}
+
+/// The first offset kept and the one after the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first offset that can be read.
+    pub start: Offset,
+    /// The offset that the next record will get.
+    pub end: Offset,
+}
+
+/// How much to read at once.
+#[derive(Clone, Copy, Debug)]
+pub struct ReadLimit {
+    /// At most this many records, at least 1.
+    pub records: usize,
+    /// Stop after the record that reaches this many bytes of values.
+    pub bytes: usize,
+    /// How long to wait for a first record when there is none yet.
+    pub wait: Duration,
+}
+
+/// What one read saw, in one snapshot.
+#[derive(Clone, Debug)]
+pub struct Slice {
+    /// Records from the offset asked for, ascending.
+    pub records: Vec<LogRecord>,
+    /// The partition's bounds.
+    pub bounds: Bounds,
+    /// The record before the offset asked for.
+    pub before: Before,
+}
+
+/// What a read saw of the record before the offset asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Before {
+    /// The adapter does not look at it in each read.
+    NotRead,
+    /// The log does not hold it.
+    Absent,
+    /// Its mark.
+    Found(Mark),
+}
+
+/// Why a record was not acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// It is certain that the record was not written.
+    #[error("not appended: {0}")]
+    Rejected(StoreError),
+    /// The record may or may not be in the log, now or later.
+    #[error("the outcome of the append is unknown: {0}")]
+    Unknown(StoreError),
+}
+
+/// The log port. Appends are durable before they are acknowledged; records of a partition keep their order for ever.
+#[async_trait]
+pub trait EventLog: Send + Sync + 'static {
+    /// The log's identity: another log under the same name has another.
+    fn identity(&self) -> &str;
+
+    /// How many partitions it has.
+    fn partitions(&self) -> PartitionCount;
+
+    /// Appends one record and gives its offset once it is durable.
+    async fn append(&self, record: NewRecord) -> Result<Offset, AppendError>;
+
+    /// Reads from `from` on, which may be the end. Fails if `from` is below the start.
+    async fn read(&self, partition: Partition, from: Offset, limit: ReadLimit) -> Result<Slice, StoreError>;
+
+    /// The mark of the record at `offset`; none if the log does not hold it (any more, or yet).
+    async fn mark(&self, partition: Partition, offset: Offset) -> Result<Option<Mark>, StoreError>;
+
+    /// The partition's bounds.
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, StoreError>;
+
+    /// Appends a dead letter and returns once it is durable.
+    async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError>;
+
+    /// Up to `limit` dead letters from the `from`-th on (from 0), oldest first.
+    async fn dead_letters(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError>;
+
+    /// Waits until nothing acknowledged can be lost by the process ending.
+    async fn flush(&self) -> Result<(), StoreError>;
+}
+
+/// A record that is not an event: as it was, with headers that say where it was and why it is here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The record's own timestamp.
+    pub timestamp: Timestamp,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers, then `__dlq.errors.topic`, `.partition`, `.offset`, `.message` and `.stage` (named as in Kafka's
+    /// KIP-1191).
+    pub headers: Headers,
+}
+
+impl DeadLetter {
+    /// The letter for `record`, found in `partition`, which failed because of `message`.
+    pub fn new(record: LogRecord, partition: Partition, message: &str) -> Self {
+        let mut headers = record.headers;
+        headers.push("__dlq.errors.topic", "likes");
+        headers.push("__dlq.errors.partition", partition.to_string());
+        headers.push("__dlq.errors.offset", record.offset.to_string());
+        headers.push("__dlq.errors.message", message);
+        headers.push("__dlq.errors.stage", "decode");
+        Self { timestamp: record.timestamp, key: record.key, value: record.value, headers }
+    }
+}

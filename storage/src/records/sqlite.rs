@@ -1,0 +1,487 @@
+//! The embedded records: one SQLite file. Commits of several partitions share a transaction.
+//!
+//! The file is derived from the log, so a commit need only survive a crash of the process (`synchronous=NORMAL`):
+//! after a power cut rows and checkpoints are back at one earlier moment, together, and the log is read from there.
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use likewise_schema::{
+    Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId, sql,
+};
+use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
+use tokio::sync::oneshot;
+
+use super::{
+    Batch, Checkpoint, CommitError, Committed, Count, Digest, DigestBuilder, Fence, Generation, LikeRecord, Liked,
+    Liker, Owner, RecordStore, Snapshot, Writes, digest,
+};
+use crate::{
+    StoreError,
+    log::Mark,
+    sqlite::{Failure, File, Job, Readers, Writer},
+};
+
+const STORE: &str = "the record store";
+/// "Lwr1" in the file header.
+const APPLICATION_ID: i32 = 0x4c77_7231;
+const READERS: usize = 4;
+/// How long buckets are kept: 48 hours of ten-minute slots.
+const BUCKET_SLOTS_KEPT: i64 = 288;
+
+/// Records in a SQLite file.
+#[derive(Debug)]
+pub struct SqliteRecords {
+    readers: Readers,
+    writer: Option<Writer<Write>>,
+}
+
+impl SqliteRecords {
+    /// Opens the records for writing, making them if there are none. The caller owns the directory.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let file = file(path);
+        let connection = file.open_writable(APPLICATION_ID, sql::SQLITE_RECORDS)?;
+        let readers = Readers::open(&file, APPLICATION_ID, READERS)?;
+        Ok(Self { readers, writer: Some(Writer::start(file, connection)?) })
+    }
+
+    /// Opens the records for reading only, beside the service that may be writing them.
+    pub fn open_readable(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { readers: Readers::open(&file(path), APPLICATION_ID, 1)?, writer: None })
+    }
+
+    async fn write<T>(&self, write: impl FnOnce(Done<T>) -> Write) -> Result<T, CommitError> {
+        let (done, answer) = oneshot::channel();
+        let ended = || CommitError::Unknown(StoreError::unavailable(STORE, "its writer has ended"));
+        let writer =
+            self.writer.as_ref().ok_or_else(|| StoreError::unusable(STORE, "it was opened for reading only"))?;
+        if !writer.submit(write(done)).await {
+            return Err(ended());
+        }
+        answer.await.unwrap_or_else(|_| Err(ended()))
+    }
+}
+
+fn file(path: &Path) -> File {
+    File { path: path.to_owned(), store: STORE, cache_kib: 262_144, synchronous: "NORMAL" }
+}
+
+type Done<T> = oneshot::Sender<Result<T, CommitError>>;
+
+enum Write {
+    Commit {
+        batch: Batch,
+        result: Option<Committed>,
+        done: Done<Committed>,
+    },
+    Acquire {
+        partition: Partition,
+        owner: Owner,
+        result: Option<Result<Checkpoint, StoreError>>,
+        done: Done<Checkpoint>,
+    },
+    Renew {
+        fence: Fence,
+        generation: Generation,
+        result: Option<Checkpoint>,
+        done: Done<Checkpoint>,
+    },
+}
+
+/// What the writer remembers between transactions.
+struct Housekeeping {
+    /// The newest bucket slot seen; older ones are dropped relative to it.
+    newest_slot: i64,
+}
+
+impl Job for Write {
+    type State = Housekeeping;
+
+    fn load(connection: &Connection) -> rusqlite::Result<Housekeeping> {
+        let newest =
+            connection.query_row("SELECT max(slot) FROM like_buckets", [], |row| row.get::<_, Option<i64>>(0))?;
+        Ok(Housekeeping { newest_slot: newest.unwrap_or(0) })
+    }
+
+    fn apply(&mut self, connection: &Connection, state: &mut Housekeeping) -> rusqlite::Result<()> {
+        match self {
+            Write::Commit { batch, result, .. } => *result = commit(connection, batch, state)?,
+            Write::Acquire { partition, owner, result, .. } => *result = Some(acquire(connection, *partition, owner)?),
+            Write::Renew { fence, generation, result, .. } => {
+                let changed = connection
+                    .prepare_cached(
+                        "UPDATE projection_checkpoints SET generation = ?1, epoch = epoch + 1
+                         WHERE partition = ?2 AND epoch = ?3 AND next_offset = ?4",
+                    )?
+                    .execute(params![generation.0, fence.partition.get(), fence.epoch, fence.next_offset.get()])?;
+                *result = if changed == 1 { checkpoint(connection, fence.partition)? } else { None };
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self, outcome: Result<(), Failure>) {
+        fn tell<T>(done: Done<T>, outcome: Result<(), Failure>, result: Result<T, CommitError>) {
+            let answer = match outcome {
+                Ok(()) => result,
+                Err(Failure::Rejected(error) | Failure::Unknown(error)) => Err(CommitError::Unknown(error)),
+            };
+            let _caller_has_gone = done.send(answer);
+        }
+        match self {
+            Write::Commit { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
+            Write::Renew { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
+            Write::Acquire { result, done, .. } => {
+                let missing = || StoreError::unavailable(STORE, "nothing was acquired");
+                tell(done, outcome, result.unwrap_or_else(|| Err(missing())).map_err(CommitError::Unknown));
+            }
+        }
+    }
+}
+
+/// None if the fence does not hold.
+fn commit(connection: &Connection, batch: &Batch, state: &mut Housekeeping) -> rusqlite::Result<Option<Committed>> {
+    let (fence, advance) = (&batch.fence, &batch.advance);
+    let moved = connection
+        .prepare_cached(
+            "UPDATE projection_checkpoints
+             SET next_offset = ?1, mark_key = ?2, mark_timestamp = ?3, log_end = ?4, next_event_at = ?5, heard_at = ?6
+             WHERE partition = ?7 AND epoch = ?8 AND next_offset = ?9",
+        )?
+        .execute(params![
+            advance.next_offset.get(),
+            advance.mark.as_ref().and_then(|mark| mark.key.as_deref()),
+            advance.mark.as_ref().map(|mark| mark.timestamp.millis()),
+            advance.log_end.get(),
+            advance.next_event_at.map(Timestamp::millis),
+            advance.heard_at.millis(),
+            fence.partition.get(),
+            fence.epoch,
+            fence.next_offset.get(),
+        ])?;
+    if moved == 0 {
+        return Ok(None);
+    }
+    let mut prior = Vec::with_capacity(batch.read.len());
+    for pair in &batch.read {
+        prior.push(row(connection, pair)?);
+    }
+    let is_new = prior.iter().zip(&batch.read).filter(|(row, _)| row.is_none()).map(|(_, pair)| *pair).collect();
+    let writes = (batch.fold)(prior);
+    let counts = write(connection, fence.partition, &writes, &is_new, state)?;
+    Ok(Some(Committed { rows: writes.rows, counts }))
+}
+
+fn write(
+    connection: &Connection,
+    partition: Partition,
+    writes: &Writes,
+    is_new: &std::collections::HashSet<Pair>,
+    state: &mut Housekeeping,
+) -> rusqlite::Result<Vec<Count>> {
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO like_records (is_canceled, created_at, updated_at, liked_at, version, request_ring, request_floor,
+                                   content_type, content_id, user_id)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+    )?;
+    let mut update = connection.prepare_cached(
+        "UPDATE like_records SET is_canceled = ?1, created_at = ?2, updated_at = ?3, liked_at = ?4, version = ?5,
+                                 request_ring = ?6, request_floor = ?7
+         WHERE content_type = ?8 AND content_id = ?9 AND user_id = ?10",
+    )?;
+    for row in &writes.rows {
+        let statement = if is_new.contains(&row.pair) { &mut insert } else { &mut update };
+        statement.execute(params![
+            row.is_canceled,
+            row.created_at.millis(),
+            row.updated_at.millis(),
+            row.liked_at.map(Timestamp::millis),
+            row.version.get(),
+            digest::ring_bytes(&row.ring),
+            row.floor.as_ref().map(|id| id.as_bytes().as_slice()),
+            row.pair.content.content_type.as_str(),
+            row.pair.content.content_id.get(),
+            row.pair.user.get(),
+        ])?;
+    }
+    let mut count = connection.prepare_cached(
+        "INSERT INTO like_counts (content_type, content_id, partition, count, version, first_position)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+         ON CONFLICT (content_type, content_id) DO UPDATE SET count = count + excluded.count, version = excluded.version
+         RETURNING count",
+    )?;
+    let mut counts = Vec::with_capacity(writes.counts.len());
+    for delta in &writes.counts {
+        let content = delta.content;
+        let parameters = params![
+            content.content_type.as_str(),
+            content.content_id.get(),
+            partition.get(),
+            delta.delta,
+            delta.version.get(),
+            delta.first_position.get(),
+        ];
+        let count = count.query_row(parameters, |row| row.get(0))?;
+        counts.push(Count { content, count, version: delta.version });
+    }
+    let mut bucket = connection.prepare_cached(
+        "INSERT INTO like_buckets (slot, content_type, content_id, gained, lost) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (slot, content_type, content_id)
+         DO UPDATE SET gained = gained + excluded.gained, lost = lost + excluded.lost",
+    )?;
+    for delta in &writes.buckets {
+        let content = delta.content;
+        bucket.execute(params![
+            delta.slot,
+            content.content_type.as_str(),
+            content.content_id.get(),
+            delta.gained,
+            delta.lost
+        ])?;
+    }
+    if let Some(newest) = writes.buckets.iter().map(|delta| delta.slot).max().filter(|slot| *slot > state.newest_slot) {
+        state.newest_slot = newest;
+        connection.execute("DELETE FROM like_buckets WHERE slot <= ?1", [newest - BUCKET_SLOTS_KEPT])?;
+    }
+    Ok(counts)
+}
+
+fn acquire(
+    connection: &Connection,
+    partition: Partition,
+    owner: &Owner,
+) -> rusqlite::Result<Result<Checkpoint, StoreError>> {
+    let stored = checkpoint(connection, partition)?;
+    if let Some(stored) = &stored
+        && let Err(refusal) = super::check_owner(STORE, stored, owner)
+    {
+        return Ok(Err(refusal));
+    }
+    connection
+        .prepare_cached(
+            "INSERT INTO projection_checkpoints
+                 (partition, epoch, next_offset, log_identity, generation, partitions, fold_version, log_end, heard_at)
+             VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, 0, 0)
+             ON CONFLICT (partition) DO UPDATE SET epoch = max(epoch + 1, excluded.epoch)",
+        )?
+        .execute(params![
+            partition.get(),
+            owner.micros,
+            owner.log_identity,
+            rand::random::<u32>(),
+            owner.partitions.get(),
+            owner.fold_version,
+        ])?;
+    let missing = || StoreError::unavailable(STORE, "the checkpoint vanished");
+    Ok(checkpoint(connection, partition)?.ok_or_else(missing))
+}
+
+const CHECKPOINT_COLUMNS: &str = "partition, epoch, next_offset, mark_key, mark_timestamp, log_identity, generation, \
+                                  partitions, fold_version, log_end, next_event_at, heard_at";
+
+fn checkpoint(connection: &Connection, partition: Partition) -> rusqlite::Result<Option<Checkpoint>> {
+    let sql = format!("SELECT {CHECKPOINT_COLUMNS} FROM projection_checkpoints WHERE partition = ?1");
+    connection.prepare_cached(&sql)?.query_row([partition.get()], read_checkpoint).optional()
+}
+
+fn all_checkpoints(connection: &Connection) -> rusqlite::Result<Vec<Checkpoint>> {
+    let sql = format!("SELECT {CHECKPOINT_COLUMNS} FROM projection_checkpoints ORDER BY partition");
+    connection.prepare_cached(&sql)?.query_map([], read_checkpoint)?.collect()
+}
+
+fn read_checkpoint(row: &Row<'_>) -> rusqlite::Result<Checkpoint> {
+    let partitions = valid(row, 7, |count: u32| PartitionCount::new(count).ok())?;
+    let mark = match row.get::<_, Option<i64>>(4)? {
+        Some(millis) => Some(Mark { key: row.get(3)?, timestamp: Timestamp::saturating_from_millis(millis) }),
+        None => None,
+    };
+    Ok(Checkpoint {
+        partition: valid(row, 0, |number: u32| Partition::new(number, partitions).ok())?,
+        epoch: row.get(1)?,
+        next_offset: valid(row, 2, |offset| Offset::new(offset).ok())?,
+        mark,
+        log_identity: row.get(5)?,
+        generation: Generation(row.get(6)?),
+        partitions,
+        fold_version: row.get(8)?,
+        log_end: valid(row, 9, |offset| Offset::new(offset).ok())?,
+        next_event_at: row.get::<_, Option<i64>>(10)?.map(Timestamp::saturating_from_millis),
+        heard_at: Timestamp::saturating_from_millis(row.get(11)?),
+    })
+}
+
+/// A column whose stored value must be valid; if it is not, the file is damaged.
+fn valid<S: FromSql, T>(row: &Row<'_>, column: usize, parse: impl FnOnce(S) -> Option<T>) -> rusqlite::Result<T> {
+    parse(row.get(column)?).ok_or_else(|| {
+        let what = "a stored value is out of its range";
+        rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Blob, what.into())
+    })
+}
+
+const ROW_COLUMNS: &str = "content_type, content_id, user_id, is_canceled, created_at, updated_at, liked_at, version, \
+                           request_ring, request_floor";
+
+fn row(connection: &Connection, pair: &Pair) -> rusqlite::Result<Option<LikeRecord>> {
+    let sql =
+        format!("SELECT {ROW_COLUMNS} FROM like_records WHERE content_type = ?1 AND content_id = ?2 AND user_id = ?3");
+    let Content { content_type, content_id } = pair.content;
+    connection
+        .prepare_cached(&sql)?
+        .query_row(params![content_type.as_str(), content_id.get(), pair.user.get()], read_row)
+        .optional()
+}
+
+fn read_row(row: &Row<'_>) -> rusqlite::Result<LikeRecord> {
+    let time = |column| row.get(column).map(Timestamp::saturating_from_millis);
+    Ok(LikeRecord {
+        pair: Pair { content: read_content(row, 0)?, user: valid(row, 2, |id| UserId::new(id).ok())? },
+        is_canceled: row.get(3)?,
+        created_at: time(4)?,
+        updated_at: time(5)?,
+        liked_at: row.get::<_, Option<i64>>(6)?.map(Timestamp::saturating_from_millis),
+        version: valid(row, 7, |offset| Offset::new(offset).ok())?,
+        ring: valid(row, 8, |ring: Vec<u8>| digest::ring_from_bytes(&ring))?,
+        floor: row.get::<_, Option<[u8; 16]>>(9)?.map(RequestId::from_bytes),
+    })
+}
+
+/// A content from the columns `first` (type) and `first + 1` (id).
+fn read_content(row: &Row<'_>, first: usize) -> rusqlite::Result<Content> {
+    Ok(Content {
+        content_type: valid(row, first, |kind: String| kind.parse::<ContentType>().ok())?,
+        content_id: valid(row, first + 1, |id| likewise_schema::ContentId::new(id).ok())?,
+    })
+}
+
+#[async_trait]
+impl RecordStore for SqliteRecords {
+    async fn acquire(&self, partition: Partition, owner: &Owner) -> Result<Checkpoint, StoreError> {
+        let owner = owner.clone();
+        match self.write(|done| Write::Acquire { partition, owner, result: None, done }).await {
+            Ok(checkpoint) => Ok(checkpoint),
+            Err(CommitError::Unknown(error)) => Err(error),
+            Err(CommitError::Fenced) => Err(StoreError::unavailable(STORE, "acquiring was refused")),
+        }
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        self.write(|done| Write::Commit { batch, result: None, done }).await
+    }
+
+    async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
+        self.write(|done| Write::Renew { fence, generation, result: None, done }).await
+    }
+
+    async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>, StoreError> {
+        self.readers.read(move |snapshot| checkpoint(snapshot, partition)).await
+    }
+
+    async fn counts(&self, contents: &[Content]) -> Result<Snapshot<Vec<Option<Count>>>, StoreError> {
+        let contents = contents.to_vec();
+        self.readers
+            .read(move |snapshot| {
+                let mut statement = snapshot.prepare_cached(
+                    "SELECT count, version FROM like_counts WHERE content_type = ?1 AND content_id = ?2",
+                )?;
+                let mut value = Vec::with_capacity(contents.len());
+                for content in contents {
+                    let parameters = params![content.content_type.as_str(), content.content_id.get()];
+                    let count = |row: &Row<'_>| {
+                        let version = valid(row, 1, |offset| Offset::new(offset).ok())?;
+                        Ok(Count { content, count: row.get(0)?, version })
+                    };
+                    value.push(statement.query_row(parameters, count).optional()?);
+                }
+                Ok(Snapshot { value, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn rows(&self, pairs: &[Pair]) -> Result<Snapshot<Vec<Option<LikeRecord>>>, StoreError> {
+        let pairs = pairs.to_vec();
+        self.readers
+            .read(move |snapshot| {
+                let value = pairs.iter().map(|pair| row(snapshot, pair)).collect::<Result<_, _>>()?;
+                Ok(Snapshot { value, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn likers(
+        &self,
+        content: Content,
+        after: Option<Liker>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<Liker>>, StoreError> {
+        self.readers
+            .read(move |snapshot| {
+                let mut statement = snapshot.prepare_cached(
+                    "SELECT user_id, liked_at FROM like_records
+                     WHERE content_type = ?1 AND content_id = ?2 AND is_canceled = 0
+                       AND liked_at <= ?3 AND (liked_at < ?3 OR user_id > ?4)
+                     ORDER BY liked_at DESC, user_id LIMIT ?5",
+                )?;
+                let (liked_at, user) = after.map_or((i64::MAX, 0), |last| (last.liked_at.millis(), last.user.get()));
+                let rows = statement.query_map(
+                    params![content.content_type.as_str(), content.content_id.get(), liked_at, user, limit as i64],
+                    |row| {
+                        let user = valid(row, 0, |id| UserId::new(id).ok())?;
+                        Ok(Liker { user, liked_at: Timestamp::saturating_from_millis(row.get(1)?) })
+                    },
+                )?;
+                Ok(Snapshot { value: rows.collect::<Result<_, _>>()?, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn likes_of(
+        &self,
+        user: UserId,
+        content_type: Option<ContentType>,
+        after: Option<Liked>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<Liked>>, StoreError> {
+        self.readers
+            .read(move |snapshot| {
+                let mut statement = snapshot.prepare_cached(
+                    "SELECT content_type, content_id, liked_at FROM like_records
+                     WHERE user_id = ?1 AND is_canceled = 0 AND (?2 IS NULL OR content_type = ?2)
+                       AND liked_at <= ?3 AND (liked_at < ?3 OR (content_type, content_id) > (?4, ?5))
+                     ORDER BY liked_at DESC, content_type, content_id LIMIT ?6",
+                )?;
+                let kind = content_type.as_ref().map(ContentType::as_str);
+                let last = after.as_ref().map(|last| &last.content);
+                let rows = statement.query_map(
+                    params![
+                        user.get(),
+                        kind,
+                        after.map_or(i64::MAX, |last| last.liked_at.millis()),
+                        last.map_or("", |content| content.content_type.as_str()),
+                        last.map_or(0, |content| content.content_id.get()),
+                        limit as i64,
+                    ],
+                    |row| {
+                        let liked_at = Timestamp::saturating_from_millis(row.get(2)?);
+                        Ok(Liked { content: read_content(row, 0)?, liked_at })
+                    },
+                )?;
+                Ok(Snapshot { value: rows.collect::<Result<_, _>>()?, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
+        self.readers
+            .read(move |snapshot| {
+                let sql = format!("SELECT {ROW_COLUMNS} FROM like_records ORDER BY content_type, content_id, user_id");
+                let mut statement = snapshot.prepare(&sql)?;
+                let mut rows = statement.query([])?;
+                let mut builder = DigestBuilder::default();
+                while let Some(row) = rows.next()? {
+                    builder.add(&read_row(row)?);
+                }
+                Ok(Snapshot { value: builder.finish(), checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+}

@@ -1,0 +1,261 @@
+//! What the SQLite adapters share: opening a file, one writing thread with group commit, a pool of readers.
+
+use std::{fmt, path::PathBuf, sync::Arc, thread};
+
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::StoreError;
+
+/// How many jobs one transaction takes at most; bounds its memory and how long the first of them waits.
+const JOBS_PER_COMMIT_MAX: usize = 4096;
+/// How many jobs may wait for the writer; past it a caller waits in line, within its own deadline.
+const QUEUE_MAX: usize = 16_384;
+
+/// How a file is opened and what its store is called in errors.
+#[derive(Clone, Debug)]
+pub(crate) struct File {
+    pub(crate) path: PathBuf,
+    pub(crate) store: &'static str,
+    /// Pages of the database kept in memory per connection, in KiB.
+    pub(crate) cache_kib: u32,
+    /// `FULL`: a commit survives a power cut. `NORMAL`: it survives a crash of the process.
+    pub(crate) synchronous: &'static str,
+}
+
+impl File {
+    /// Opens for writing, making the file and its tables when it is new.
+    pub(crate) fn open_writable(&self, application_id: i32, schema: &str) -> Result<Connection, StoreError> {
+        let connection = Connection::open(&self.path).map_err(|e| self.error(&e))?;
+        let version = self.version(&connection, application_id)?;
+        let set_up = || {
+            connection.pragma_update(None, "journal_mode", "WAL")?;
+            connection.pragma_update(None, "synchronous", self.synchronous)?;
+            connection.pragma_update(None, "cache_size", -i64::from(self.cache_kib))?;
+            connection.pragma_update(None, "busy_timeout", 5000)?;
+            connection.set_prepared_statement_cache_capacity(64);
+            if version == 0 {
+                connection.execute_batch(&format!(
+                    "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id}; PRAGMA user_version = 1; COMMIT;"
+                ))?;
+            }
+            Ok(())
+        };
+        set_up().map_err(|e| self.error(&e))?;
+        Ok(connection)
+    }
+
+    /// Opens for reading, beside a process that writes.
+    pub(crate) fn open_readable(&self, application_id: i32) -> Result<Connection, StoreError> {
+        if !self.path.exists() {
+            let reason =
+                format!("there is no file {}; has a service run with this data directory?", self.path.display());
+            return Err(StoreError::unusable(self.store, reason));
+        }
+        let connection =
+            Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_ONLY).map_err(|e| self.error(&e))?;
+        if self.version(&connection, application_id)? == 0 {
+            return Err(StoreError::unusable(self.store, format!("{} is empty", self.path.display())));
+        }
+        let set_up = || {
+            connection.pragma_update(None, "cache_size", -i64::from(self.cache_kib))?;
+            connection.pragma_update(None, "busy_timeout", 5000)?;
+            connection.set_prepared_statement_cache_capacity(64);
+            Ok(())
+        };
+        set_up().map_err(|e| self.error(&e))?;
+        Ok(connection)
+    }
+
+    /// The schema version, 0 for a new file. Refuses a foreign, newer or damaged file.
+    fn version(&self, connection: &Connection, application_id: i32) -> Result<i64, StoreError> {
+        let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let version = pragma("user_version").map_err(|e| self.error(&e))?;
+        let found = pragma("application_id").map_err(|e| self.error(&e))?;
+        let unusable = |what: &str| Err(StoreError::unusable(self.store, format!("{} {what}", self.path.display())));
+        match (version, found) {
+            (0, 0) => Ok(0),
+            (1, id) if id == i64::from(application_id) => Ok(1),
+            (_, id) if id == i64::from(application_id) => unusable("was written by a newer version of likewise"),
+            _ => unusable("is a database of another program"),
+        }
+    }
+
+    pub(crate) fn error(&self, error: &rusqlite::Error) -> StoreError {
+        let path = self.path.display();
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreError::unusable(
+                self.store,
+                format!("{path} is damaged ({error}); restore it, or move it away to begin anew"),
+            ),
+            Some(ErrorCode::DiskFull) => StoreError::unavailable(self.store, format!("the disk of {path} is full")),
+            _ => StoreError::unavailable(self.store, format!("{path}: {error}")),
+        }
+    }
+
+    /// After these errors the file's content is in doubt: nothing more is written until a restart has looked at it.
+    fn breaks(error: &rusqlite::Error) -> bool {
+        matches!(
+            error.sqlite_error_code(),
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase | ErrorCode::SystemIoFailure)
+        )
+    }
+}
+
+/// One write that shares its transaction with the others that wait.
+pub(crate) trait Job: Send + 'static {
+    /// What the writer remembers between transactions; loaded again after a failure.
+    type State: Send;
+
+    fn load(connection: &Connection) -> rusqlite::Result<Self::State>;
+
+    /// Writes inside the shared transaction. May run again, alone, after another job of the transaction failed.
+    fn apply(&mut self, connection: &Connection, state: &mut Self::State) -> rusqlite::Result<()>;
+
+    /// Is told once, after the commit or the failure.
+    fn finish(self, outcome: Result<(), Failure>);
+}
+
+/// Why a job has no committed effect that is known.
+#[derive(Clone, Debug)]
+pub(crate) enum Failure {
+    /// Certainly no effect.
+    Rejected(StoreError),
+    /// The commit itself failed: there may be an effect.
+    Unknown(StoreError),
+}
+
+/// The only writer of a file: a thread that takes all jobs that wait and commits them together.
+pub(crate) struct Writer<J> {
+    jobs: mpsc::Sender<J>,
+}
+
+impl<J> fmt::Debug for Writer<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Writer")
+    }
+}
+
+impl<J: Job> Writer<J> {
+    pub(crate) fn start(file: File, connection: Connection) -> Result<Self, StoreError> {
+        let (jobs, mut waiting) = mpsc::channel::<J>(QUEUE_MAX);
+        let mut state = J::load(&connection).map_err(|e| file.error(&e))?;
+        let run = move || {
+            let mut broken: Option<StoreError> = None;
+            let mut batch = Vec::new();
+            while let Some(job) = waiting.blocking_recv() {
+                batch.push(job);
+                while batch.len() < JOBS_PER_COMMIT_MAX
+                    && let Ok(job) = waiting.try_recv()
+                {
+                    batch.push(job);
+                }
+                if let Some(error) = &broken {
+                    batch.drain(..).for_each(|job| job.finish(Err(Failure::Rejected(error.clone()))));
+                    continue;
+                }
+                broken = commit(&file, &connection, &mut state, &mut batch);
+            }
+        };
+        thread::Builder::new()
+            .name("sqlite writer".into())
+            .spawn(run)
+            .map_err(|e| StoreError::unavailable("the writer thread", e))?;
+        Ok(Self { jobs })
+    }
+
+    /// Queues a job; it is told its outcome. False if the writer has ended.
+    pub(crate) async fn submit(&self, job: J) -> bool {
+        self.jobs.send(job).await.is_ok()
+    }
+}
+
+/// Commits a batch, or each job alone if one of them spoils it. Gives the error after which the file is in doubt.
+fn commit<J: Job>(
+    file: &File,
+    connection: &Connection,
+    state: &mut J::State,
+    batch: &mut Vec<J>,
+) -> Option<StoreError> {
+    let outcome = transact(file, connection, state, batch);
+    let Err((failure, broken)) = outcome else {
+        batch.drain(..).for_each(|job| job.finish(Ok(())));
+        return None;
+    };
+    let mut broken = broken;
+    if broken.is_none() {
+        broken = J::load(connection).map(|loaded| *state = loaded).err().map(|e| file.error(&e));
+    }
+    if broken.is_none() && batch.len() > 1 && matches!(failure, Failure::Rejected(_)) {
+        for job in batch.drain(..) {
+            match &broken {
+                Some(error) => job.finish(Err(Failure::Rejected(error.clone()))),
+                None => broken = commit(file, connection, state, &mut vec![job]),
+            }
+        }
+    } else {
+        batch.drain(..).for_each(|job| job.finish(Err(failure.clone())));
+    }
+    broken
+}
+
+type Failed = (Failure, Option<StoreError>);
+
+fn transact<J: Job>(file: &File, connection: &Connection, state: &mut J::State, batch: &mut [J]) -> Result<(), Failed> {
+    let describe = |e: &rusqlite::Error| (file.error(e), File::breaks(e).then(|| file.error(e)));
+    let mut write = || {
+        connection.execute_batch("BEGIN IMMEDIATE")?;
+        batch.iter_mut().try_for_each(|job| job.apply(connection, state))
+    };
+    if let Err(error) = write() {
+        let _may_be_rolled_back_already = connection.execute_batch("ROLLBACK");
+        let (reason, broken) = describe(&error);
+        return Err((Failure::Rejected(reason), broken));
+    }
+    if let Err(error) = connection.execute_batch("COMMIT") {
+        let _may_be_rolled_back_already = connection.execute_batch("ROLLBACK");
+        let (reason, broken) = describe(&error);
+        return Err((Failure::Unknown(reason), broken));
+    }
+    Ok(())
+}
+
+/// Connections for reading, each read in one snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct Readers {
+    file: Arc<File>,
+    idle: Arc<Mutex<Vec<Connection>>>,
+    permits: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(crate) fn open(file: &File, application_id: i32, count: usize) -> Result<Self, StoreError> {
+        let connections = (0..count).map(|_| file.open_readable(application_id)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self {
+            file: Arc::new(file.clone()),
+            permits: Arc::new(Semaphore::new(connections.len())),
+            idle: Arc::new(Mutex::new(connections)),
+        })
+    }
+
+    /// Runs `read` on a thread that may block, in one snapshot.
+    pub(crate) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let stopping = |e: &dyn ToString| StoreError::unavailable(self.file.store, e.to_string());
+        let permit = Arc::clone(&self.permits).acquire_owned().await.map_err(|e| stopping(&e))?;
+        let (idle, file) = (Arc::clone(&self.idle), Arc::clone(&self.file));
+        let work = move || {
+            let _permit = permit;
+            let Some(connection) = idle.lock().pop() else {
+                return Err(StoreError::unavailable(file.store, "no connection is idle"));
+            };
+            let result = connection.unchecked_transaction().and_then(|snapshot| read(&snapshot));
+            idle.lock().push(connection);
+            result.map_err(|e| file.error(&e))
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|e| stopping(&e))?
+    }
+}
