@@ -134,7 +134,9 @@ impl Owner {
                 Stop::Again(reason) => {
                     warn!(%partition, reason, "acquiring the partition anew");
                     self.status.set(partition, PartitionState::Acquiring(Some(reason)));
-                    let back_off = BACK_OFF + BACK_OFF.mul_f64(rand::random());
+                    // The clock's last digits spread owners as well as a random number, and can be replayed.
+                    let spread = self.ports.clock.micros().rem_euclid(1000) as f64 / 1000.0;
+                    let back_off = BACK_OFF + BACK_OFF.mul_f64(spread);
                     if self.stopped_within(back_off).await {
                         return;
                     }

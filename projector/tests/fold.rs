@@ -37,7 +37,9 @@ fn logs() -> impl Strategy<Value = Vec<Event>> {
     let one = (0..40_i64, 0..4_u8, prop::bool::weighted(0.8), 1..3_i64, 1..3_i64, any::<bool>());
     prop::collection::vec(one, 0..200).prop_map(|drawn| {
         let numbered = drawn.into_iter().zip(0..);
-        numbered.map(|((ms, tail, v7, user, content, liked), at)| event(at, id(ms, tail, v7), user, content, liked)).collect()
+        numbered
+            .map(|((ms, tail, v7, user, content, liked), at)| event(at, id(ms, tail, v7), user, content, liked))
+            .collect()
     })
 }
 
@@ -74,7 +76,11 @@ fn model(log: &[Event]) -> HashMap<Pair, Vec<Event>> {
         let id = event.like.request_id;
         let is_known = ring.iter().any(|past| past.like.request_id == id);
         let is_late = is_v7(&id)
-            && fallen.iter().map(|past| past.like.request_id).filter(is_v7).any(|past| past.to_string() >= id.to_string());
+            && fallen
+                .iter()
+                .map(|past| past.like.request_id)
+                .filter(is_v7)
+                .any(|past| past.to_string() >= id.to_string());
         if !is_known && !is_late {
             past.push(*event);
         }

@@ -6,7 +6,8 @@
 use std::{fs, path::PathBuf};
 
 use likewise_schema::{
-    Content, ContentType, Headers, LikeToggled, Offset, Partition, PartitionCount, Position, Rejected, RequestId, UserId,
+    Content, ContentType, Headers, LikeToggled, Offset, Partition, PartitionCount, Position, Rejected, RequestId,
+    UserId,
 };
 use serde_json::{Value, json};
 
@@ -67,7 +68,8 @@ fn positions() {
         assert_eq!(position.to_string().parse(), Ok(position));
         json!({ "partition": vector["partition"], "offset": vector["offset"], "text": position.to_string() })
     });
-    let whole = Position { partition: Partition::new(1, PartitionCount::DEFAULT).unwrap(), offset: Offset::ZERO }.to_string();
+    let whole =
+        Position { partition: Partition::new(1, PartitionCount::DEFAULT).unwrap(), offset: Offset::ZERO }.to_string();
     for end in 0..whole.len() {
         assert!(whole[..end].parse::<Position>().is_err(), "cut at {end}");
     }

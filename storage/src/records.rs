@@ -227,7 +227,7 @@ impl Checkpoint {
 }
 
 /// Refuses an owner that the tables were not made for.
-pub(crate) fn check_owner(store: &'static str, stored: &Checkpoint, owner: &Owner) -> Result<(), StoreError> {
+pub fn check_owner(store: &'static str, stored: &Checkpoint, owner: &Owner) -> Result<(), StoreError> {
     let partition = stored.partition;
     let refuse = |what: String| Err(StoreError::unusable(store, format!("partition {partition} {what}")));
     if stored.log_identity != owner.log_identity {

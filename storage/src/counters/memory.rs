@@ -12,7 +12,10 @@ use async_trait::async_trait;
 use likewise_schema::{Content, Offset, UserId};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::watch;
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
 
 use super::{
     Answer, Ask, CachedCount, CounterStore, Fill, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News, Outcome, Progress,
@@ -45,7 +48,8 @@ struct Entries {
     counts: LruCache<Content, Living<CachedCount>>,
     users: LruCache<UserId, Living<BTreeMap<Content, Status>>>,
     leases: LruCache<LeaseKey, Living<LeaseToken>>,
-    position: watch::Sender<Version>,
+    /// Wakes those who wait for progress.
+    moved: Arc<Notify>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,13 +77,13 @@ impl Entries {
             counts: LruCache::new(size(COUNTS_MAX)),
             users: LruCache::new(size(USERS_MAX)),
             leases: LruCache::new(size(LEASES_MAX)),
-            position: watch::Sender::new(-1),
+            moved: Arc::default(),
         }
     }
 
     fn move_to(&mut self, progress: Progress) {
         self.progress = Some(progress);
-        self.position.send_replace(progress.position);
+        self.moved.notify_waiters();
     }
 
     fn publish(&mut self, publish: Publish, now: i64) -> Outcome {
@@ -204,8 +208,8 @@ impl MemoryCounters {
     pub fn flush(&self) {
         for entries in self.scopes.read().values() {
             let mut entries = entries.lock();
-            let position = entries.position.clone();
-            *entries = Entries { position, ..Entries::new() };
+            let moved = Arc::clone(&entries.moved);
+            *entries = Entries { moved, ..Entries::new() };
         }
     }
 
@@ -261,8 +265,15 @@ impl CounterStore for MemoryCounters {
     }
 
     async fn passed(&self, scope: Scope, offset: Offset, wait: Duration) {
-        let mut position = self.entries(scope).lock().position.subscribe();
-        let passed = position.wait_for(|position| *position >= offset.get());
-        let _at_the_deadline = tokio::time::timeout(wait, passed).await;
+        let (entries, deadline) = (self.entries(scope), Instant::now() + wait);
+        loop {
+            let moved = Arc::clone(&entries.lock().moved);
+            let mut notified = std::pin::pin!(moved.notified());
+            notified.as_mut().enable();
+            let has_passed = entries.lock().progress.is_some_and(|progress| progress.position >= offset.get());
+            if has_passed || timeout_at(deadline, notified).await.is_err() {
+                return;
+            }
+        }
     }
 }
