@@ -1,6 +1,7 @@
 //! `likewise replay`: all events, as they are, into a file or into an empty log.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{BufWriter, Write},
     path::Path,
@@ -12,7 +13,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use likewise_schema::Partition;
 use likewise_storage::{
     DataDir, EventLog,
-    log::{LogRecord, NewRecord},
+    log::{AppendError, LogRecord, NewRecord},
 };
 
 use crate::{
@@ -23,8 +24,8 @@ use crate::{
     wiring,
 };
 
-/// Appends under way at once.
-const APPENDS: usize = 1000;
+/// Records held in memory at once; their partitions are appended to side by side.
+const CHUNK: usize = 10_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -91,22 +92,37 @@ async fn into_log(merge: &mut Merge, target: &Arc<dyn EventLog>, progress: &Prog
     }
     let mut copied = 0;
     loop {
-        let mut appends = Vec::with_capacity(APPENDS);
-        while appends.len() < APPENDS
+        let mut chunk: BTreeMap<Partition, Vec<NewRecord>> = BTreeMap::new();
+        let mut size = 0;
+        while size < CHUNK
             && let Some((partition, record)) = merge.next().await?
         {
-            appends.push(target.append(copy(partition, record)));
+            chunk.entry(partition).or_default().push(copy(partition, record));
+            size += 1;
         }
-        if appends.is_empty() {
+        if chunk.is_empty() {
             return Ok(copied);
         }
-        // They are queued in the order of the list, so each partition keeps its order.
-        for outcome in futures::future::join_all(appends).await {
-            outcome?;
-            copied += 1;
-            progress.inc(1);
+        let partitions = chunk.into_values().map(|records| append_in_order(target, records, progress));
+        for outcome in futures::future::join_all(partitions).await {
+            copied += outcome?;
         }
     }
+}
+
+/// Each record after the acknowledgement of the one before: that alone keeps a partition's order.
+async fn append_in_order(
+    target: &Arc<dyn EventLog>,
+    records: Vec<NewRecord>,
+    progress: &ProgressBar,
+) -> Result<u64, AppendError> {
+    let mut copied = 0;
+    for record in records {
+        target.append(record).await?;
+        copied += 1;
+        progress.inc(1);
+    }
+    Ok(copied)
 }
 
 /// The target has as many partitions as the source: each record keeps its own.

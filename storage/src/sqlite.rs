@@ -127,8 +127,20 @@ pub(crate) enum Failure {
 }
 
 /// The only writer of a file: a thread that takes all jobs that wait and commits them together.
+///
+/// Dropping it waits until what was queued is committed and the file is closed.
 pub(crate) struct Writer<J> {
-    jobs: mpsc::Sender<J>,
+    jobs: Option<mpsc::Sender<J>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl<J> Drop for Writer<J> {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _it_panicked = thread.join();
+        }
+    }
 }
 
 impl<J> fmt::Debug for Writer<J> {
@@ -158,16 +170,19 @@ impl<J: Job> Writer<J> {
                 broken = commit(&file, &connection, &mut state, &mut batch);
             }
         };
-        thread::Builder::new()
+        let thread = thread::Builder::new()
             .name("sqlite writer".into())
             .spawn(run)
             .map_err(|e| StoreError::unavailable("the writer thread", e))?;
-        Ok(Self { jobs })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// Queues a job; it is told its outcome. False if the writer has ended.
     pub(crate) async fn submit(&self, job: J) -> bool {
-        self.jobs.send(job).await.is_ok()
+        match &self.jobs {
+            Some(jobs) => jobs.send(job).await.is_ok(),
+            None => false,
+        }
     }
 }
 

@@ -1,0 +1,463 @@
+//! The HTTP contract of version 1, against the real binary.
+
+use std::{
+    collections::HashSet,
+    io::{Read, Write},
+    net::TcpStream,
+    sync::atomic::{AtomicU64, Ordering},
+    thread,
+    time::Duration,
+};
+
+use likewise_testkit::{Answer, Service, Settings, wait_until};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+fn start() -> (TempDir, Service) {
+    let dir = tempfile::tempdir().unwrap();
+    let service = Settings::new(env!("CARGO_BIN_EXE_likewise"), dir.path()).start();
+    service.wait_ready();
+    (dir, service)
+}
+
+fn id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+fn command(id: &str, user: i64, content: i64, liked: bool) -> Value {
+    json!({ "requestId": id, "userId": user.to_string(), "contentType": "post", "contentId": content.to_string(), "liked": liked })
+}
+
+/// Sends a command and waits until it is projected.
+fn apply(service: &Service, body: &Value) -> Answer {
+    let headers = [("Content-Type", "application/json"), ("Prefer", "wait=5")];
+    let answer = service.send("POST", "/v1/likes", &headers, Some(body.to_string().as_bytes()));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    answer
+}
+
+fn count(service: &Service, content: i64) -> i64 {
+    service.get(&format!("/v1/contents/post/{content}/likes")).json()["count"].as_i64().unwrap()
+}
+
+#[test]
+fn a_like_is_accepted_projected_and_seen() {
+    let (_dir, service) = start();
+    let first = id();
+    let answer = service.post("/v1/likes", &command(&first, 7, 42, true));
+    assert_eq!(answer.status, 202, "{}", answer.text);
+    assert_eq!(answer.header("location"), format!("/v1/commands/{first}"));
+    let body = answer.json();
+    let position = body["position"].as_str().unwrap();
+    let expected = json!({ "requestId": first, "userId": "7", "contentType": "post", "contentId": "42", "liked": true,
+                           "status": "accepted", "position": position });
+    assert_eq!(body, expected);
+
+    let read = service.get(&format!("/v1/contents/post/42/likes?viewer=7&after={position}&wait=5")).json();
+    let expected = json!({ "contentType": "post", "contentId": "42", "count": 1, "liked": true, "position": position });
+    assert_eq!(read, expected);
+    let status = service.get(&format!("/v1/commands/{first}?viewer=7")).json();
+    assert_eq!(status, json!({ "requestId": first, "status": "applied", "position": position }));
+    assert_eq!(service.get(&format!("/v1/commands/{first}?viewer=8")).json()["status"], "unknown", "another's command");
+
+    let anonymous = service.get("/v1/contents/post/42/likes");
+    assert_eq!(anonymous.json()["liked"], Value::Null);
+    assert_eq!(anonymous.header("cache-control"), "public, max-age=1");
+    let unlike = apply(&service, &command(&id(), 7, 42, false));
+    assert_eq!((&unlike.json()["count"], &unlike.json()["status"]), (&json!(0), &json!("applied")));
+    assert_eq!(unlike.header("preference-applied"), "wait=5");
+}
+
+#[test]
+fn put_and_delete_are_the_same_command_without_a_body() {
+    let (_dir, service) = start();
+    let key = id();
+    let headers = [("Prefer", "wait=5"), ("Idempotency-Key", key.as_str())];
+    let path = "/v1/contents/post/42/like?viewer=7";
+    let put = service.send("PUT", path, &headers, None);
+    assert_eq!((put.status, &put.json()["count"]), (200, &json!(1)), "{}", put.text);
+    assert_eq!(put.json()["requestId"], json!(key));
+    let again = service.send("PUT", path, &headers, None);
+    assert_eq!((again.status, again.header("idempotent-replayed")), (200, "true"), "{}", again.text);
+    let reused = service.send("DELETE", path, &headers, None);
+    assert_eq!((reused.status, &reused.json()["type"]), (422, &json!("/problems/request-id-reused")));
+    let delete = service.send("DELETE", path, &[("Prefer", "wait=5")], None);
+    assert_eq!((delete.status, &delete.json()["count"]), (200, &json!(0)), "{}", delete.text);
+    let nobody = service.send("PUT", "/v1/contents/post/42/like", &[], None);
+    assert_eq!(nobody.status, 400);
+}
+
+#[test]
+fn a_repeated_request_has_one_effect_and_one_answer() {
+    let (_dir, service) = start();
+    let body = command(&id(), 7, 42, true);
+    let first = apply(&service, &body);
+    let again = service.post("/v1/likes", &body);
+    assert_eq!((again.status, again.header("idempotent-replayed")), (202, "true"));
+    assert_eq!(again.json()["position"], first.json()["position"]);
+    let mut other = body.clone();
+    other["liked"] = json!(false);
+    let refused = service.post("/v1/likes", &other);
+    assert_eq!((refused.status, &refused.json()["type"]), (422, &json!("/problems/request-id-reused")));
+    let mut of_another = body.clone();
+    of_another["userId"] = json!(8);
+    assert_eq!(apply(&service, &of_another).json()["count"], json!(2), "another user's requestId is another one");
+}
+
+#[test]
+fn one_request_id_sent_1000_times_in_parallel_has_one_effect() {
+    let (_dir, service) = start();
+    let body = command(&id(), 7, 42, true);
+    let (answered, busy) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for _ in 0..50 {
+            scope.spawn(|| {
+                for _ in 0..20 {
+                    let answer = service.post("/v1/likes", &body);
+                    match answer.status {
+                        202 => answered.fetch_add(1, Ordering::Relaxed),
+                        409 => {
+                            assert!(!answer.header("retry-after").is_empty());
+                            busy.fetch_add(1, Ordering::Relaxed)
+                        }
+                        other => panic!("{other}: {}", answer.text),
+                    };
+                }
+            });
+        }
+    });
+    assert_eq!(answered.load(Ordering::Relaxed) + busy.load(Ordering::Relaxed), 1000);
+    assert!(answered.load(Ordering::Relaxed) >= 1);
+    let metrics = service.get_admin("/metrics").text;
+    wait_until("the like to be counted", Duration::from_secs(10), || count(&service, 42) == 1);
+    let appended = service.get_admin("/metrics").text;
+    let accepted = |text: &str, outcome: &str| {
+        let line =
+            text.lines().find(|line| line.starts_with(&format!("likewise_events_total{{outcome=\"{outcome}\"}}")));
+        line.and_then(|line| line.split(' ').nth(1)?.parse::<u64>().ok()).unwrap_or_default()
+    };
+    assert_eq!((accepted(&appended, "accepted"), accepted(&appended, "duplicate")), (1, 0), "{metrics}");
+}
+
+#[test]
+fn a_pair_may_change_six_times_a_minute() {
+    let (_dir, service) = start();
+    let bodies: Vec<Value> = (0..7).map(|number| command(&id(), 7, 42, number % 2 == 0)).collect();
+    for body in &bodies[..6] {
+        assert_eq!(service.post("/v1/likes", body).status, 202);
+    }
+    let refused = service.post("/v1/likes", &bodies[6]);
+    assert_eq!(refused.status, 429, "{}", refused.text);
+    assert_eq!(refused.json()["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
+    assert_eq!(refused.header("ratelimit-policy"), "\"pair\";q=6;w=60");
+    let limit = refused.header("ratelimit").to_owned();
+    assert!(limit.starts_with("\"pair\";r=0;t="), "{limit}");
+    let seconds: u64 = refused.header("retry-after").parse().unwrap();
+    assert!((1..=10).contains(&seconds), "{seconds}");
+    assert_eq!(service.post("/v1/likes", &bodies[0]).status, 202, "a known requestId costs nothing");
+    assert_eq!(service.post("/v1/likes", &command(&id(), 8, 42, true)).status, 202, "another pair has its own");
+}
+
+#[test]
+fn a_batch_has_one_outcome_for_each_command() {
+    let (_dir, service) = start();
+    let mut commands: Vec<Value> = (1..=100).map(|user| command(&id(), user, 42, true)).collect();
+    let late = Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, 1_000_000_000, 0)).to_string();
+    commands[3]["requestId"] = json!(late);
+    let answer = service.post("/v1/likes/batch", &json!({ "commands": commands }));
+    assert_eq!(answer.status, 200, "{}", answer.text);
+    let results = answer.json()["results"].as_array().unwrap().clone();
+    assert_eq!(results.len(), 100);
+    for (index, result) in results.iter().enumerate() {
+        if index == 3 {
+            assert_eq!((&result["status"], &result["type"]), (&json!(422), &json!("/problems/request-id-time")));
+            assert!(result["serverTime"].is_string());
+        } else {
+            assert_eq!((&result["status"], &result["userId"]), (&json!("accepted"), &json!((index + 1).to_string())));
+        }
+    }
+    wait_until("the batch to be projected", Duration::from_secs(10), || count(&service, 42) == 99);
+    let twice = json!({ "commands": [command(&id(), 1, 43, true), command(&id(), 1, 43, false)] });
+    let refused = service.post("/v1/likes/batch", &twice);
+    assert_eq!((refused.status, &refused.json()["errors"][0]["pointer"]), (422, &json!("/commands/1")));
+    let mut wrong = command("no", 1, 43, true);
+    wrong["liked"] = json!(1);
+    let refused = service.post("/v1/likes/batch", &json!({ "commands": [wrong, command(&id(), 0, 43, true)] }));
+    let pointers: Vec<Value> =
+        refused.json()["errors"].as_array().unwrap().iter().map(|e| e["pointer"].clone()).collect();
+    assert_eq!(refused.status, 400);
+    for pointer in ["/commands/0/requestId", "/commands/0/liked", "/commands/1/userId"] {
+        assert!(pointers.contains(&json!(pointer)), "every fault is named: {pointers:?}");
+    }
+    assert_eq!(service.post("/v1/likes/batch", &json!({ "commands": [] })).status, 422);
+    let many: Vec<Value> = (1..=101).map(|user| command(&id(), user, 44, true)).collect();
+    assert_eq!(service.post("/v1/likes/batch", &json!({ "commands": many })).status, 422);
+    assert_eq!(count(&service, 43), 0);
+}
+
+#[test]
+fn request_ids_of_a_wrong_clock_are_refused_with_the_servers_time() {
+    let (_dir, service) = start();
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let at = |seconds: u64| Uuid::new_v7(uuid::Timestamp::from_unix(uuid::NoContext, seconds, 0)).to_string();
+    for (seconds, status) in [(now + 60, 422), (now + 5, 202), (now - 6 * 86_400, 202), (now - 8 * 86_400, 422)] {
+        let answer = service.post("/v1/likes", &command(&at(seconds), 7, seconds as i64, true));
+        assert_eq!(answer.status, status, "{}", answer.text);
+        assert_eq!(answer.json()["serverTime"].is_string(), status == 422);
+    }
+}
+
+/// Bad bodies: what is sent, the status, and a pointer that must be among the faults.
+#[test]
+fn bad_bodies_are_refused_without_a_trace() {
+    let (_dir, service) = start();
+    let good = command(&id(), 7, 42, true);
+    let with = |key: &str, value: Value| {
+        let mut body = good.clone();
+        body[key] = value;
+        body.to_string()
+    };
+    let raw = |from: &str, to: &str| good.to_string().replace(from, to);
+    let without = |key: &str| {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(key);
+        body.to_string()
+    };
+    let table: Vec<(String, u16, &str)> = vec![
+        (String::new(), 400, ""),
+        ("null".into(), 400, ""),
+        ("[]".into(), 400, ""),
+        ("text".into(), 400, ""),
+        ("[1,2,true]".into(), 400, ""),
+        (format!("{good} x"), 400, ""),
+        (format!("\u{feff}{good}"), 400, ""),
+        ("[".repeat(3000), 400, ""),
+        (format!("{{\"a\":{}", "[".repeat(3000)), 400, ""),
+        (raw("\"liked\":true", "\"liked\":true,\"liked\":true"), 400, ""),
+        (raw("\"liked\":true", "\"liked\":1"), 400, "/liked"),
+        (raw("\"liked\":true", "\"liked\":\"true\""), 400, "/liked"),
+        (raw("\"liked\":true", "\"liked\":null"), 400, "/liked"),
+        (raw("\"userId\":\"7\"", "\"userId\":1.0"), 400, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":1e3"), 400, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":[7]"), 400, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":-1"), 422, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":0"), 422, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":9223372036854775808"), 422, "/userId"),
+        (raw("\"userId\":\"7\"", "\"userId\":18446744073709551616"), 422, "/userId"),
+        (raw("\"post\"", "\"po\\u0000st\""), 400, "/contentType"),
+        (raw("\"post\"", "\"\\ud800\""), 400, "/contentType"),
+        (without("requestId"), 400, "/requestId"),
+        (without("liked"), 400, "/liked"),
+        (with("isAdmin", json!(true)), 400, ""),
+        (with("count", json!(5)), 400, ""),
+        (with("contentId", json!(0)), 422, "/contentId"),
+        (with("contentId", json!("-1")), 422, "/contentId"),
+        (with("contentId", json!("042")), 422, "/contentId"),
+        (with("contentId", json!("' OR 1=1 --")), 422, "/contentId"),
+        (with("contentType", json!("")), 422, "/contentType"),
+        (with("contentType", json!("abcdefghijklmnopqrstu")), 422, "/contentType"),
+        (with("contentType", json!("Post")), 422, "/contentType"),
+        (with("contentType", json!("рost")), 422, "/contentType"),
+        (with("contentType", json!("post ")), 422, "/contentType"),
+        (with("contentType", json!("😀")), 422, "/contentType"),
+        (with("requestId", json!("no")), 422, "/requestId"),
+        (with("requestId", json!("x".repeat(65))), 422, "/requestId"),
+        (with("requestId", json!(5)), 400, "/requestId"),
+        (with("occurredAt", json!("yesterday")), 422, "/occurredAt"),
+        (with("occurredAt", json!(5)), 400, "/occurredAt"),
+        (with("contentType", json!("x".repeat(5000))), 413, ""),
+    ];
+    for (body, status, pointer) in table {
+        let headers = [("Content-Type", "application/json")];
+        let answer = service.send("POST", "/v1/likes", &headers, Some(body.as_bytes()));
+        let shown: String = body.chars().take(120).collect();
+        assert_eq!(answer.status, status, "{shown} -> {}", answer.text);
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{shown}");
+        let problem = answer.json();
+        assert_eq!(problem["status"], json!(status));
+        if !pointer.is_empty() {
+            let faults = problem["errors"].as_array().unwrap();
+            assert!(faults.iter().any(|fault| fault["pointer"] == json!(pointer)), "{shown} -> {}", answer.text);
+        }
+        assert!(!answer.text.contains("OR 1=1"), "no echo");
+    }
+    let invalid_utf8 = [b"{\"requestId\":\"".as_slice(), &[0xff, 0xfe], b"\"}"].concat();
+    assert_eq!(
+        service.send("POST", "/v1/likes", &[("Content-Type", "application/json")], Some(&invalid_utf8)).status,
+        400
+    );
+    let all = service.post("/v1/likes", &json!({ "requestId": 1, "userId": 0, "contentType": "X", "contentId": true }));
+    assert_eq!(all.json()["errors"].as_array().map(Vec::len), Some(5), "every fault at once: {}", all.text);
+    let body = good.to_string();
+    for headers in [
+        vec![("Content-Type", "text/plain")],
+        vec![],
+        vec![("Content-Type", "application/json; charset=utf-16")],
+        vec![("Content-Type", "application/json"), ("Content-Encoding", "gzip")],
+    ] {
+        assert_eq!(service.send("POST", "/v1/likes", &headers, Some(body.as_bytes())).status, 415, "{headers:?}");
+    }
+    let key = id();
+    for (value, status) in [(key.as_str(), 422), ("no", 422), ("\"\"", 422)] {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", value)];
+        assert_eq!(service.send("POST", "/v1/likes", &headers, Some(body.as_bytes())).status, status, "{value}");
+    }
+    let own = good["requestId"].as_str().unwrap();
+    for value in [own.to_owned(), format!("\"{own}\"")] {
+        let headers = [("Content-Type", "application/json"), ("Idempotency-Key", value.as_str())];
+        let bare = without("requestId");
+        assert_eq!(service.send("POST", "/v1/likes", &headers, Some(bare.as_bytes())).status, 202, "{value}");
+    }
+    wait_until("the one good command", Duration::from_secs(10), || count(&service, 42) == 1);
+    let tail = Settings::new(env!("CARGO_BIN_EXE_likewise"), _dir.path()).output(&["tail", "--lines", "all", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&tail.stdout).lines().count(), 1, "no refused command left an event");
+}
+
+#[test]
+fn bad_parameters_paths_and_methods_are_refused() {
+    let (_dir, service) = start();
+    let many = "&content=post:1".repeat(100);
+    let table = [
+        ("GET", "/nothing".to_owned(), 404),
+        ("GET", "/v1/contents/post/42".into(), 404),
+        ("DELETE", "/v1/likes".into(), 405),
+        ("POST", "/v1/contents/post/42/likes".into(), 405),
+        ("GET", "/v1/contents/post/0/likes".into(), 400),
+        ("GET", "/v1/contents/post/x/likes".into(), 400),
+        ("GET", "/v1/contents/post/9223372036854775808/likes".into(), 400),
+        ("GET", "/v1/contents/Post/1/likes".into(), 400),
+        ("GET", "/v1/contents/post/1/likes?viewer=0".into(), 400),
+        ("GET", "/v1/contents/post/1/likes?viewer=1&viewer=2".into(), 400),
+        ("GET", "/v1/contents/post/1/likes?unknown=1".into(), 400),
+        ("GET", "/v1/contents/post/1/likes?after=x".into(), 400),
+        ("GET", "/v1/contents/post/1/likes?wait=6".into(), 400),
+        ("GET", "/v1/likes".into(), 400),
+        ("GET", format!("/v1/likes?content=post:1{many}"), 400),
+        ("GET", "/v1/likes?content=post".into(), 400),
+        ("GET", "/v1/contents/post/1/likers?limit=0".into(), 400),
+        ("GET", "/v1/contents/post/1/likers?limit=101".into(), 400),
+        ("GET", "/v1/contents/post/1/likers?limit=abc".into(), 400),
+        ("GET", "/v1/contents/post/1/likers?cursor=%27--".into(), 400),
+        ("GET", "/v1/users/7/likes?viewer=8".into(), 403),
+        ("GET", "/v1/users/x/likes".into(), 400),
+        ("GET", "/v1/commands/no?viewer=7".into(), 400),
+        ("GET", format!("/v1/commands/{}", id()), 400),
+        ("GET", format!("/v1/likes?content={}", "x".repeat(9000)), 414),
+        ("GET", "/v1/contents/%2e%2e/1/likes".into(), 400),
+        ("GET", "/v1/contents/post%00/1/likes".into(), 400),
+        ("GET", "/problems/none".into(), 404),
+    ];
+    for (method, path, status) in table {
+        let answer = service.send(method, &path, &[], None);
+        let shown: String = path.chars().take(80).collect();
+        assert_eq!(answer.status, status, "{method} {shown} -> {}", answer.text);
+        assert_eq!(answer.header("content-type"), "application/problem+json", "{method} {shown}");
+        if status == 405 {
+            assert!(!answer.header("allow").is_empty());
+        }
+        let kind = answer.json()["type"].as_str().unwrap().to_owned();
+        assert_eq!(service.get(&kind).status, 200, "each type has its page: {kind}");
+    }
+}
+
+#[test]
+fn a_body_that_never_ends_is_given_up() {
+    let (_dir, service) = start();
+    let mut socket = TcpStream::connect(&service.address).unwrap();
+    let head = "POST /v1/likes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    socket.write_all(head.as_bytes()).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    let mut answer = [0; 64];
+    let read = socket.read(&mut answer).unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&answer[..read]));
+}
+
+#[test]
+fn a_feed_is_read_at_once_in_the_order_asked_for() {
+    let (_dir, service) = start();
+    for user in 1..=3 {
+        apply(&service, &command(&id(), user, 1, true));
+    }
+    apply(&service, &command(&id(), 7, 2, true));
+    for round in ["filled", "cached"] {
+        let answer = service.get("/v1/likes?viewer=7&content=post:2&content=post:1&content=post:99&content=post:2");
+        assert_eq!(answer.header("cache-control"), "private, no-store");
+        let items = answer.json()["items"].as_array().unwrap().clone();
+        let shown: Vec<_> = items
+            .iter()
+            .map(|item| (item["contentId"].as_str(), item["count"].as_i64(), item["liked"].as_bool()))
+            .collect();
+        let expected = [
+            (Some("2"), Some(1), Some(true)),
+            (Some("1"), Some(3), Some(false)),
+            (Some("99"), Some(0), Some(false)),
+            (Some("2"), Some(1), Some(true)),
+        ];
+        assert_eq!(shown, expected, "{round}");
+    }
+}
+
+#[test]
+fn lists_are_walked_page_by_page_while_likes_go_on() {
+    let (_dir, service) = start();
+    let commands: Vec<Value> = (1..=100).map(|user| command(&id(), user, 42, true)).collect();
+    assert_eq!(service.post("/v1/likes/batch", &json!({ "commands": commands })).status, 200);
+    let commands: Vec<Value> = (1..=100).map(|content| command(&id(), 7, 1000 + content, true)).collect();
+    let last = service.post("/v1/likes/batch", &json!({ "commands": commands })).json();
+    let positions: HashSet<String> =
+        last["results"].as_array().unwrap().iter().map(|r| r["position"].as_str().unwrap().into()).collect();
+    let after: String = positions.iter().map(|position| format!("&after={position}")).collect();
+    wait_until("the likes to be projected", Duration::from_secs(10), || count(&service, 42) == 100);
+    for (path, key) in [("/v1/contents/post/42/likers", "userId"), ("/v1/users/7/likes", "contentId")] {
+        let (mut seen, mut cursor, mut newcomer) = (Vec::new(), String::new(), 2000);
+        loop {
+            let page = service.get(&format!("{path}?limit=7&wait=5{after}{cursor}"));
+            assert_eq!(page.status, 200, "{}", page.text);
+            let page = page.json();
+            assert_eq!(page.get("stale"), None);
+            seen.extend(page["items"].as_array().unwrap().iter().map(|item| item[key].as_str().unwrap().to_owned()));
+            // Newer likes come before what is still to be read.
+            newcomer += 1;
+            apply(&service, &command(&id(), newcomer, 42, true));
+            match page["nextCursor"].as_str() {
+                Some(next) => cursor = format!("&cursor={next}"),
+                None => break,
+            }
+        }
+        let distinct: HashSet<&String> = seen.iter().collect();
+        assert_eq!(distinct.len(), seen.len(), "no entry twice in {path}");
+        let untouched: Vec<&String> = seen.iter().filter(|id| id.len() != 4 || key == "contentId").collect();
+        assert_eq!(untouched.len(), if key == "userId" { 100 } else { 101 }, "each untouched entry once in {path}");
+        if key == "contentId" {
+            let photos = service.get(&format!("{path}?contentType=photo")).json();
+            assert_eq!(photos, json!({ "items": [] }));
+        }
+    }
+}
+
+#[test]
+fn health_metrics_and_documents_are_served() {
+    let (_dir, service) = start();
+    apply(&service, &command(&id(), 7, 42, true));
+    assert_eq!(service.get("/livez").status, 200);
+    assert_eq!((service.get_admin("/livez").status, service.get_admin("/readyz").status), (200, 200));
+    assert_eq!(service.get("/metrics").status, 404, "metrics are on the admin port alone");
+    let metrics = service.get_admin("/metrics").text;
+    for line in [
+        "likewise_events_total{outcome=\"accepted\"} 1",
+        "kafka_consumergroup_group_lag{group=\"likewise-projector\",topic=\"likes\",partition=\"10\"} 0",
+        "kafka_consumergroup_group_lag_seconds{group=\"likewise-projector\",topic=\"likes\",partition=\"10\"} 0",
+        "likewise_http_requests_total{method=\"POST\",route=\"/v1/likes\",status=\"200\"} 1",
+        "likewise_http_request_seconds_bucket{route=\"/v1/likes\",le=\"0.2\"}",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    let openapi = service.get("/openapi.json").json();
+    assert!(openapi["openapi"].as_str().is_some_and(|version| version.starts_with("3.")));
+    let docs = service.get("/docs/");
+    assert_eq!((docs.status, docs.text.contains("swagger-ui")), (200, true));
+    assert!(!docs.text.contains("https://"), "the UI downloads nothing");
+    let page = service.get("/");
+    assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+}

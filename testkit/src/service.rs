@@ -1,0 +1,225 @@
+//! One running `likewise serve`.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use ureq::{Agent, http};
+
+/// How long a start may take before it counts as failed. What it really takes is for the tests to judge.
+const START_MAX: Duration = Duration::from_secs(30);
+
+/// How to start a service.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    binary: PathBuf,
+    data_dir: PathBuf,
+    listen: String,
+    extra: Vec<String>,
+}
+
+impl Settings {
+    /// The binary at `binary` (a test's `env!("CARGO_BIN_EXE_likewise")`) on `data_dir`, on free ports.
+    pub fn new(binary: &str, data_dir: &Path) -> Self {
+        Self { binary: binary.into(), data_dir: data_dir.into(), listen: "127.0.0.1:0".into(), extra: Vec::new() }
+    }
+
+    /// On a given address.
+    #[must_use]
+    pub fn listen(mut self, address: &str) -> Self {
+        self.listen = address.into();
+        self
+    }
+
+    /// With one more argument.
+    #[must_use]
+    pub fn arg(mut self, argument: &str) -> Self {
+        self.extra.push(argument.into());
+        self
+    }
+
+    /// The command for any subcommand with these settings; nothing of the environment reaches it but the path.
+    pub fn command(&self, subcommand: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(subcommand).arg("--data-dir").arg(&self.data_dir);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIKEWISE_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs a reading command beside the service, and gives what it prints.
+    pub fn output(&self, subcommand: &[&str]) -> std::process::Output {
+        self.command(subcommand).output().expect("the binary runs")
+    }
+
+    /// Starts the service and waits for its first line.
+    pub fn start(&self) -> Service {
+        let mut command = self.command(&["serve"]);
+        command.args(["--listen", &self.listen, "--admin-listen", "127.0.0.1:0"]).args(&self.extra);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut stderr = child.stderr.take().expect("stderr is piped");
+        let log = thread::spawn(move || {
+            let mut text = String::new();
+            let _broken_off = stderr.read_to_string(&mut text);
+            text
+        });
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout is piped")).lines();
+        let mut banner = Vec::new();
+        let mut next = || {
+            let line = lines.next()?.ok()?;
+            banner.push(line.clone());
+            Some(line)
+        };
+        let address = next().and_then(|line| Some(line.split_once("http://")?.1.to_owned()));
+        let admin = std::iter::from_fn(&mut next).find_map(|line| {
+            Some(line.split_once("Metrics")?.1.split_once("http://")?.1.strip_suffix("/metrics")?.to_owned())
+        });
+        let (Some(address), Some(admin)) = (address, admin) else {
+            let _gone = child.kill();
+            panic!("the service did not start: {}", log.join().unwrap_or_default());
+        };
+        // Somebody must read on, or the service would wait for its own banner.
+        thread::spawn(move || lines.for_each(drop));
+        Service { address, admin, child, log: Some(log), agent: agent() }
+    }
+}
+
+fn agent() -> Agent {
+    let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
+    config.max_idle_connections_per_host(64).build().into()
+}
+
+/// A service that runs; killed when it is dropped.
+pub struct Service {
+    /// Where the APIs listen.
+    pub address: String,
+    /// Where metrics are.
+    pub admin: String,
+    child: Child,
+    log: Option<thread::JoinHandle<String>>,
+    agent: Agent,
+}
+
+/// An HTTP answer.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The headers.
+    pub headers: http::HeaderMap,
+    /// The body as it came.
+    pub text: String,
+}
+
+impl Answer {
+    /// The body as JSON; null if it is not.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_default()
+    }
+
+    /// A header's text; empty if it is missing.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+    }
+}
+
+impl Service {
+    /// Sends a request. The error tells that no answer came.
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer, ureq::Error> {
+        let mut request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let sent = match body {
+            Some(body) => self.agent.run(request.body(body)?),
+            None => self.agent.run(request.body(())?),
+        };
+        let mut response = sent?;
+        let text = response.body_mut().read_to_string()?;
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
+    }
+
+    /// Sends a request that must be answered.
+    pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
+        self.try_send(method, path, headers, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
+    }
+
+    /// GETs a path.
+    pub fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], None)
+    }
+
+    /// POSTs JSON.
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.send("POST", path, &[("Content-Type", "application/json")], Some(body.to_string().as_bytes()))
+    }
+
+    /// GETs a path of the admin port.
+    pub fn get_admin(&self, path: &str) -> Answer {
+        let mut response =
+            self.agent.get(format!("http://{}{path}", self.admin)).call().expect("the admin port answers");
+        let text = response.body_mut().read_to_string().expect("text");
+        Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
+    }
+
+    /// Waits until it is ready, and gives how long that took.
+    pub fn wait_ready(&self) -> Duration {
+        wait_until("the service to be ready", START_MAX, || {
+            self.try_send("GET", "/readyz", &[], None).is_ok_and(|answer| answer.status == 200)
+        })
+    }
+
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal by name, such as TERM or KILL.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args([format!("-{name}"), self.id().to_string()]).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} failed");
+    }
+
+    /// Waits for the process to end; gives its status, how long it took, and what it wrote to stderr.
+    pub fn wait(mut self) -> (ExitStatus, Duration, String) {
+        let started = Instant::now();
+        let status = self.child.wait().expect("the process can be waited for");
+        let log = self.log.take().and_then(|log| log.join().ok()).unwrap_or_default();
+        (status, started.elapsed(), log)
+    }
+
+    /// `kill -9`, and waits until it is gone.
+    pub fn kill(self) {
+        self.signal("KILL");
+        let _killed = self.wait();
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        let _ended_already = self.child.kill();
+        let _reaped_already = self.child.wait();
+    }
+}
+
+/// Waits for a condition, looking often; gives how long it took. Panics after `limit`.
+pub fn wait_until(what: &str, limit: Duration, mut is_true: impl FnMut() -> bool) -> Duration {
+    let started = Instant::now();
+    while !is_true() {
+        assert!(started.elapsed() < limit, "waited {limit:?} for {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+    started.elapsed()
+}
