@@ -46,8 +46,11 @@ impl Routes {
     }
 
     /// Registers the routes; any other method of a path is a 405 that names those it takes.
+    ///
+    /// Paths without parameters come first: they are looked at in order, and cost less than a pattern.
     pub fn configure(self, config: &mut web::ServiceConfig) {
-        for (path, routes) in self.table {
+        let (patterns, fixed): (Vec<_>, Vec<_>) = self.table.into_iter().partition(|(path, _)| path.contains('{'));
+        for (path, routes) in fixed.into_iter().chain(patterns) {
             let mut allowed: Vec<String> = routes.iter().map(|(method, _)| method.to_string()).collect();
             allowed.sort();
             let allow = allowed.join(", ");

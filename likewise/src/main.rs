@@ -4,6 +4,10 @@
 
 #![forbid(unsafe_code)]
 
+/// A like is allocated on one thread and freed on another; the system's allocator is slow at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 mod config;
 mod demo;
 mod digest;

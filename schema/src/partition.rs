@@ -13,6 +13,12 @@ pub const SHARDS: u16 = 16;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PartitionCount(u16);
 
+impl Default for PartitionCount {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 impl PartitionCount {
     /// What a log gets when nothing else is said.
     pub const DEFAULT: PartitionCount = PartitionCount(16);

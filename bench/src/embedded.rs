@@ -1,0 +1,238 @@
+//! The embedded service beside a bare POST and beside one transaction per like.
+
+use std::{
+    io::{Error, Result},
+    path::Path,
+    process::Command,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    disk,
+    load::{self, Connection, Outcome, Pace, Plan},
+    peers::Kind,
+    process::Server,
+};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Seconds of each measured run of the whole service.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seconds of each run that finds a highest rate.
+    #[arg(long, default_value_t = 8)]
+    peak_seconds: u64,
+    /// Alternating pairs of peak runs; medians are printed.
+    #[arg(long, default_value_t = 3)]
+    pairs: usize,
+    /// Rows that are there before the whole service is measured.
+    #[arg(long, default_value_t = 1_000_000)]
+    rows: u64,
+    /// The whole service's load, as a share of the bare POST's rate.
+    #[arg(long, default_value_t = 0.15)]
+    share: f64,
+}
+
+pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    println!("fdatasync: {:.0}/s", disk::fdatasync_rate(dir.path())?);
+    let bare = peaks(options, dir.path()).await?;
+    whole(likewise, options, dir.path(), bare).await
+}
+
+fn peer(kind: Kind, dir: &Path) -> Result<Server> {
+    let name = match kind {
+        Kind::Bare => "bare",
+        Kind::TransactionPerLike => "transaction-per-like",
+        Kind::AcceptOnly => "accept-only",
+    };
+    let dir = dir.join(format!("{name}-{:x}", uuid::Uuid::now_v7().as_u128()));
+    std::fs::create_dir(&dir)?;
+    Server::start(Command::new(std::env::current_exe()?).args(["peer", name, "--data-dir"]).arg(dir))
+}
+
+/// Highest rates of the bare POST, of accepting alone and of one transaction per like, in alternation.
+async fn peaks(options: &Options, dir: &Path) -> Result<f64> {
+    println!(
+        "\nHighest rates, closed loop, {} s each, {} rounds (likes/s, latency in ms)",
+        options.peak_seconds, options.pairs
+    );
+    let mut bare_rate = 0.0;
+    for connections in [64, 256] {
+        let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+        for _ in 0..options.pairs {
+            for (kind, rates) in [Kind::Bare, Kind::AcceptOnly, Kind::TransactionPerLike].into_iter().zip(&mut rates) {
+                let server = peer(kind, dir)?;
+                let time = Duration::from_secs(options.peak_seconds);
+                let plan = Plan { connections, time, pace: Pace::Closed, first: 0, visible_every: 0, one_post: false };
+                let outcome = load::run(&server.address, plan).await?;
+                rates.push(outcome.rate());
+                println!(
+                    "  {connections:>3} connections, {kind:?}: {:.0}/s, {}",
+                    outcome.rate(),
+                    quantiles(&outcome.latency)
+                );
+            }
+        }
+        let [bare, accept, transaction] = rates.map(median);
+        println!(
+            "  {connections:>3} connections: accepting is {:.2} of bare, {:.1} times one transaction per like",
+            accept / bare,
+            accept / transaction
+        );
+        if connections == 64 {
+            bare_rate = bare;
+        }
+    }
+    Ok(bare_rate)
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn quantiles(histogram: &Histogram<u64>) -> String {
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    format!(
+        "p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} ms",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        histogram.max() as f64 / 1000.0
+    )
+}
+
+/// The whole service with rows that are there, at rising loads.
+async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Result<()> {
+    let data = dir.join("whole");
+    let start = || {
+        let mut command = Command::new(likewise);
+        command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--data-dir"]).arg(&data);
+        Server::start(&mut command)
+    };
+    let mut server = start()?;
+    let bar = ProgressBar::new(options.rows);
+    if let Ok(style) = ProgressStyle::with_template("{msg} {bar:30} {human_pos}/{human_len}, {per_sec}, {eta} left") {
+        bar.set_style(style);
+    }
+    bar.set_message("filling");
+    let (started, each) = (Instant::now(), bar.clone());
+    load::fill(&server.address, 0, options.rows, move |likes| each.inc(likes)).await?;
+    settle(&server).await?;
+    bar.finish_and_clear();
+    let seconds = started.elapsed().as_secs_f64();
+    println!("\n{} likes in batches, projected: {:.0}/s", options.rows, options.rows as f64 / seconds);
+    println!("on disk: {} bytes per like (log and records)", disk::bytes(&data)? / options.rows.max(1));
+    drop(server);
+    let started = Instant::now();
+    server = start()?;
+    wait_ready(&server).await?;
+    println!("restart after a kill with {} events: ready after {:.2} s", options.rows, started.elapsed().as_secs_f64());
+
+    let mut first = options.rows;
+    println!("\nThe whole service, new pairs, open loop, {} s each", options.seconds);
+    for (name, rate, one_post) in [
+        ("3,000/s", 3000.0, false),
+        ("3,000/s on one post", 3000.0, true),
+        ("its share of the bare POST", options.share * bare, false),
+        ("overload: 4 times its share", 4.0 * options.share * bare, false),
+    ] {
+        let lag = watch_lag(&server);
+        let plan = Plan {
+            connections: 512,
+            time: Duration::from_secs(options.seconds),
+            pace: Pace::Open(rate),
+            first,
+            visible_every: (rate / 100.0) as u64,
+            one_post,
+        };
+        let outcome = load::run(&server.address, plan).await?;
+        first += outcome.sent;
+        let worst = lag.stop().await;
+        print(name, rate / bare, &outcome, &worst, server.rss_kib());
+        settle(&server).await?;
+    }
+    Ok(())
+}
+
+fn print(name: &str, share: f64, outcome: &Outcome, worst: &Worst, rss_kib: u64) {
+    println!("  {name} ({share:.2} of bare): {:.0} accepted/s, {} refused", outcome.rate(), outcome.refused);
+    println!("    accepted  {}", quantiles(&outcome.latency));
+    println!("    visible   {}", quantiles(&outcome.visible));
+    println!("    lag       at most {:.2} s, {} events; memory {} MiB", worst.seconds, worst.events, rss_kib / 1024);
+}
+
+/// The worst lag seen.
+#[derive(Clone, Copy, Default)]
+struct Worst {
+    seconds: f64,
+    events: u64,
+}
+
+impl Worst {
+    fn include(&mut self, now: Worst) {
+        self.seconds = self.seconds.max(now.seconds);
+        self.events = self.events.max(now.events);
+    }
+}
+
+struct Lag {
+    worst: Arc<Mutex<Worst>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Lag {
+    async fn stop(self) -> Worst {
+        self.task.abort();
+        let _cancelled = self.task.await;
+        *self.worst.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks at the lag gauges five times a second.
+fn watch_lag(server: &Server) -> Lag {
+    let worst = Arc::new(Mutex::new(Worst::default()));
+    let (seen, admin) = (Arc::clone(&worst), server.admin.clone().unwrap_or_default());
+    let task = tokio::spawn(async move {
+        while let Ok(now) = lag(&admin).await {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).include(now);
+            sleep(Duration::from_millis(200)).await;
+        }
+    });
+    Lag { worst, task }
+}
+
+async fn lag(admin: &str) -> Result<Worst> {
+    let metrics = Connection::open(admin).await?.get("/metrics").await?;
+    let value = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
+    let of = |name: &str| metrics.lines().filter(|line| line.starts_with(name)).map(value).fold(0.0, f64::max);
+    Ok(Worst { seconds: of("kafka_consumergroup_group_lag_seconds{"), events: of("likewise_backlog_events ") as u64 })
+}
+
+/// Waits until everything is projected.
+async fn settle(server: &Server) -> Result<()> {
+    let admin = server.admin.as_deref().ok_or_else(|| Error::other("no admin port"))?;
+    // The gauge is a sample: let one pass, then look.
+    loop {
+        sleep(Duration::from_millis(500)).await;
+        if lag(admin).await?.events == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn wait_ready(server: &Server) -> Result<()> {
+    loop {
+        if Connection::open(&server.address).await?.get("/readyz").await? == "ok\n" {
+            return Ok(());
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -1,0 +1,234 @@
+//! The load generator: HTTP/1.1 over kept connections, as small as it can be, since it shares the machine.
+//!
+//! Open loop: request i is due at start + i / rate whatever became of the others, and its latency counts from then, so
+//! that a stall of the server is seen by all requests that fell into it.
+
+use std::{
+    io::{Error, Result},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use hdrhistogram::Histogram;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+use uuid::Uuid;
+
+/// Contents that likes are spread over.
+const CONTENTS: u64 = 100_000;
+
+/// When requests are sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Pace {
+    /// Each connection sends its next request when the last is answered.
+    Closed,
+    /// Requests a second, due on a fixed schedule.
+    Open(f64),
+}
+
+/// What to send, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) connections: usize,
+    pub(crate) time: Duration,
+    pub(crate) pace: Pace,
+    /// The first like; likes of one number are one new pair.
+    pub(crate) first: u64,
+    /// Every n-th request waits until its like is visible; 0 is none.
+    pub(crate) visible_every: u64,
+    /// All likes for one post.
+    pub(crate) one_post: bool,
+}
+
+/// What came of it.
+pub(crate) struct Outcome {
+    pub(crate) sent: u64,
+    pub(crate) accepted: u64,
+    pub(crate) refused: u64,
+    pub(crate) seconds: f64,
+    /// Microseconds from due to answered, of requests that do not wait for visibility.
+    pub(crate) latency: Histogram<u64>,
+    /// Microseconds from due to visible.
+    pub(crate) visible: Histogram<u64>,
+}
+
+impl Outcome {
+    pub(crate) fn rate(&self) -> f64 {
+        self.accepted as f64 / self.seconds
+    }
+}
+
+/// Spreads numbers over 64 bits (the finaliser of SplitMix64, <https://prng.di.unimi.it/splitmix64.c>).
+fn mix(number: u64) -> u64 {
+    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
+}
+
+/// The JSON of the like with this number: a new pair for each.
+pub(crate) fn like(number: u64, one_post: bool) -> String {
+    let content = if one_post { 1 } else { 1 + mix(number) % CONTENTS };
+    let user = if one_post { 1 + number } else { 1 + mix(number ^ 0x5555) % 4_000_000 };
+    let id = Uuid::now_v7();
+    format!(
+        "{{\"requestId\":\"{id}\",\"userId\":{user},\"contentType\":\"post\",\"contentId\":{content},\"liked\":true}}"
+    )
+}
+
+pub(crate) struct Connection {
+    stream: TcpStream,
+    buffer: Vec<u8>,
+}
+
+impl Connection {
+    pub(crate) async fn open(address: &str) -> Result<Self> {
+        let stream = TcpStream::connect(address).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { stream, buffer: Vec::with_capacity(8192) })
+    }
+
+    /// Posts JSON; gives the status.
+    pub(crate) async fn post(&mut self, path: &str, body: &str, prefer: &str) -> Result<u16> {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{prefer}Content-Length: {length}\r\n\r\n{body}"
+        );
+        self.send(&request).await.map(|(status, _)| status)
+    }
+
+    /// Gets a path; gives the body.
+    pub(crate) async fn get(&mut self, path: &str) -> Result<String> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")).await.map(|(_, body)| body)
+    }
+
+    async fn send(&mut self, request: &str) -> Result<(u16, String)> {
+        self.stream.write_all(request.as_bytes()).await?;
+        self.buffer.clear();
+        loop {
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return Err(Error::other("the server closed the connection"));
+            }
+            let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
+            let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
+            let length =
+                head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            let whole = end + 4 + length.unwrap_or(0);
+            while self.buffer.len() < whole {
+                if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                    return Err(Error::other("the server closed the connection"));
+                }
+            }
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+            return Ok((status, String::from_utf8_lossy(&self.buffer[end + 4..whole]).into_owned()));
+        }
+    }
+}
+
+fn histogram() -> Histogram<u64> {
+    // Up to a minute, three digits: cannot fail with these bounds.
+    Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| unreachable!("valid bounds"))
+}
+
+/// Sends likes as planned.
+pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
+    let next = Arc::new(AtomicU64::new(0));
+    let total = Arc::new(Mutex::new(Outcome {
+        sent: 0,
+        accepted: 0,
+        refused: 0,
+        seconds: 0.0,
+        latency: histogram(),
+        visible: histogram(),
+    }));
+    let start = Instant::now();
+    let mut connections = JoinSet::new();
+    for _ in 0..plan.connections {
+        let mut connection = Connection::open(address).await?;
+        let (next, total) = (Arc::clone(&next), Arc::clone(&total));
+        connections.spawn(async move {
+            let (mut latency, mut visible) = (histogram(), histogram());
+            let (mut sent, mut accepted, mut refused) = (0, 0, 0);
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let due = match plan.pace {
+                    Pace::Closed => Instant::now(),
+                    Pace::Open(rate) => start + Duration::from_secs_f64(index as f64 / rate),
+                };
+                if due.duration_since(start) >= plan.time {
+                    break;
+                }
+                sleep_until(due).await;
+                let waits = plan.visible_every > 0 && index.is_multiple_of(plan.visible_every);
+                let prefer = if waits { "Prefer: wait=5\r\n" } else { "" };
+                let status = connection.post("/v1/likes", &like(plan.first + index, plan.one_post), prefer).await?;
+                let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
+                sent += 1;
+                match status {
+                    200 if waits => visible.saturating_record(micros),
+                    202 if !waits => latency.saturating_record(micros),
+                    // Accepted, and not visible within the wait.
+                    202 => visible.saturating_record(micros),
+                    503 => refused += 1,
+                    other => return Err(Error::other(format!("status {other}"))),
+                }
+                accepted += u64::from(status != 503);
+            }
+            let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+            total.sent += sent;
+            total.accepted += accepted;
+            total.refused += refused;
+            total.latency.add(&latency).map_err(Error::other)?;
+            total.visible.add(&visible).map_err(Error::other)
+        });
+    }
+    while let Some(ended) = connections.join_next().await {
+        ended.map_err(Error::other)??;
+    }
+    let mut outcome = Arc::into_inner(total)
+        .and_then(|total| total.into_inner().ok())
+        .ok_or_else(|| Error::other("a connection did not end"))?;
+    outcome.seconds = start.elapsed().as_secs_f64();
+    Ok(outcome)
+}
+
+/// Sends `count` likes in batches as fast as they are taken.
+pub(crate) async fn fill(
+    address: &str,
+    first: u64,
+    count: u64,
+    each: impl Fn(u64) + Clone + Send + 'static,
+) -> Result<()> {
+    const BATCH: u64 = 100;
+    let next = Arc::new(AtomicU64::new(0));
+    let mut connections = JoinSet::new();
+    for _ in 0..16 {
+        let mut connection = Connection::open(address).await?;
+        let (next, each) = (Arc::clone(&next), each.clone());
+        connections.spawn(async move {
+            loop {
+                let start = next.fetch_add(BATCH, Ordering::Relaxed);
+                if start >= count {
+                    return Ok::<_, Error>(());
+                }
+                let likes: Vec<String> = (start..start + BATCH).map(|number| like(first + number, false)).collect();
+                let body = format!("{{\"commands\":[{}]}}", likes.join(","));
+                while connection.post("/v1/likes/batch", &body, "").await? == 503 {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+                each(BATCH);
+            }
+        });
+    }
+    while let Some(ended) = connections.join_next().await {
+        ended.map_err(Error::other)??;
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Benchmarks: the service beside peers and raw limits, in the same run, since absolute rates of one machine drift.
+//!
+//! May depend on every crate but the simulation. Must never be needed by the product or its tests.
+
+#![forbid(unsafe_code)]
+
+/// A like is allocated on one thread and freed on another; the system's allocator is slow at that.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+mod disk;
+mod embedded;
+mod load;
+mod peers;
+mod process;
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+
+/// Benchmarks of Likewise. Run them through scripts/bench, which builds what they need.
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// The embedded service: durable likes a second, latencies, lag, bytes, beside a bare POST and one transaction a like.
+    Embedded {
+        /// The release binary of likewise.
+        #[arg(long)]
+        likewise: PathBuf,
+        #[command(flatten)]
+        options: embedded::Options,
+    },
+    /// A server that another benchmark is compared with.
+    #[command(hide = true)]
+    Peer {
+        /// Which one.
+        kind: peers::Kind,
+        /// Where it may keep files.
+        #[arg(long)]
+        data_dir: PathBuf,
+    },
+}
+
+fn main() -> std::io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    match Cli::parse().command {
+        Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
+        Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
+    }
+}
