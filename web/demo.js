@@ -14,8 +14,11 @@ const viewer = document.querySelector("#viewer");
 const state = document.querySelector("#state");
 const shown = new Map();
 const compact = new Intl.NumberFormat(document.documentElement.lang, { notation: "compact", maximumFractionDigits: 1 });
+const plural = new Intl.PluralRules(document.documentElement.lang);
 
 viewer.value = localStorage.getItem("viewer") ?? String(1 + Math.floor(Math.random() * 1e6));
+if (!viewer.checkValidity() || viewer.value === "") viewer.value = "1";
+localStorage.setItem("viewer", viewer.value);
 viewer.addEventListener("change", () => {
   if (viewer.reportValidity()) {
     localStorage.setItem("viewer", viewer.value);
@@ -40,7 +43,9 @@ function render(post) {
   const liked = post.intent?.liked ?? post.liked;
   const own = post.intent ? Number(post.intent.liked) - Number(post.liked) : 0;
   post.button.setAttribute("aria-pressed", String(liked));
-  post.output.textContent = post.count === null ? "" : `${compact.format(Math.max(0, post.count + own))} likes`;
+  const count = Math.max(0, (post.count ?? 0) + own);
+  const noun = plural.select(count) === "one" ? "like" : "likes";
+  post.output.textContent = post.count === null ? "" : `${compact.format(count)} ${noun}`;
 }
 
 function toggle(post) {

@@ -106,15 +106,14 @@ impl<'a> Fields<'a> {
 
     /// A string or an integer. None, and a fault, if it is neither.
     pub fn text_or_integer(&mut self, name: &str, raw: &str) -> Option<Found> {
-        let found = match raw.as_bytes().first() {
+        match raw.as_bytes().first() {
             Some(b'"') => self.text(name, raw).map(Found::Text),
             Some(b'-' | b'0'..=b'9') if !raw.contains(['.', 'e', 'E']) => Some(Found::Integer(raw.parse().ok())),
             _ => {
                 self.form_fault(name, "must be a string or an integer");
                 None
             }
-        };
-        found
+        }
     }
 
     /// A string without NUL. None, and a fault, if it is not.

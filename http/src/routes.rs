@@ -14,8 +14,10 @@ use crate::problem::{KINDS, Kind, Problem};
 #[derive(Default)]
 pub struct Routes {
     table: BTreeMap<&'static str, Vec<(Method, actix_web::Route)>>,
-    services: Vec<Box<dyn FnOnce(&mut web::ServiceConfig)>>,
+    services: Vec<Configure>,
 }
+
+type Configure = Box<dyn FnOnce(&mut web::ServiceConfig)>;
 
 impl Routes {
     /// Adds a handler for a method of a path, which may hold `{name}` segments.

@@ -93,8 +93,11 @@ fn refuse_early(request: &ServiceRequest) -> Option<Problem> {
 /// Requests by route, method and status, counted without building labels for each request.
 #[derive(Default)]
 struct Meters {
-    known: RefCell<HashMap<(Method, Option<String>, u16), (Counter, Histogram)>>,
+    known: RefCell<HashMap<MeterKey, (Counter, Histogram)>>,
 }
+
+/// Method, route and status.
+type MeterKey = (Method, Option<String>, u16);
 
 impl Meters {
     fn count<B: MessageBody>(&self, method: &Method, response: &ServiceResponse<B>, took: Duration) {

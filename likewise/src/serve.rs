@@ -248,3 +248,55 @@ async fn wait_for_signal() -> Result<(), Failure> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Two ways to the same contract: what the handlers are documented as, and what is registered.
+    #[tokio::test]
+    async fn the_route_table_is_the_openapi_document() {
+        let dir = tempfile::tempdir().unwrap();
+        let url = |name: &str| format!("sqlite://{}", dir.path().join(name).display());
+        let clock = Clock::system();
+        let log = wiring::writable_log(&url("log.db"), Default::default()).unwrap();
+        let records = wiring::writable_records(&url("records.db")).unwrap();
+        let (counters, requests) = wiring::counters("memory://", &clock).unwrap();
+        let partitions = log.partitions();
+        let commands = likewise_command_api::Ports {
+            log,
+            records: Arc::clone(&records),
+            counters: Arc::clone(&counters),
+            requests,
+            clock: clock.clone(),
+        };
+        let commands = Commands::new(commands, BacklogLimit::new(0));
+        let queries = likewise_query_api::Ports { counters, records, partitions, clock };
+        let secret = Secret::new(vec![1; 32]).ok().unwrap();
+        let mut routes = Routes::default();
+        let health: Health = Arc::new(|| Ok(()));
+        let commands = Arc::new(likewise_command_api::State::new(commands));
+        public_routes(&mut routes, &commands, &Arc::new(likewise_query_api::State::new(queries, secret)), &health);
+
+        let is_page = |path: &str| ["/", "/demo.css", "/demo.js"].contains(&path);
+        let served: BTreeSet<(String, String)> = routes
+            .table()
+            .into_iter()
+            .filter(|(path, _)| !is_page(path))
+            .map(|(path, method)| (path.to_owned(), method))
+            .collect();
+        let document = serde_json::to_value(openapi()).unwrap();
+        let documented: BTreeSet<(String, String)> = document["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .flat_map(|(path, item)| {
+                item.as_object().unwrap().keys().map(|method| (path.clone(), method.to_uppercase()))
+            })
+            .collect();
+        assert_eq!(served, documented);
+        assert!(served.len() >= 12, "{served:?}");
+    }
+}

@@ -38,8 +38,11 @@ pub(crate) fn readable_records(url: &str) -> Result<Arc<dyn RecordStore>, Failur
     Ok(Arc::new(SqliteRecords::open_readable(&sqlite_path("records", url)?)?))
 }
 
+/// Counters and requests: one server holds both.
+pub(crate) type Cache = (Arc<dyn CounterStore>, Arc<dyn RequestStore>);
+
 /// Counters and requests.
-pub(crate) fn counters(url: &str, clock: &Clock) -> Result<(Arc<dyn CounterStore>, Arc<dyn RequestStore>), Failure> {
+pub(crate) fn counters(url: &str, clock: &Clock) -> Result<Cache, Failure> {
     match url {
         "memory://" => Ok((Arc::new(MemoryCounters::new(clock.clone())), Arc::new(MemoryRequests::new(clock.clone())))),
         _ => Err("counters must be memory://".into()),

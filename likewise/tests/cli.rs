@@ -1,5 +1,7 @@
 //! The command line: settings, owning the data, stopping, and the commands for analysts.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{
     fs,
     io::{BufRead, BufReader},

@@ -1,5 +1,7 @@
 //! Properties of the fold, and a slow model of it written differently.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, HashMap};
 
 use likewise_projector::fold::{Event, Tally, Verdict, apply, fold};

@@ -3,6 +3,8 @@
 //! `LIKEWISE_WRITE_VECTORS=1 cargo test -p likewise-schema` writes the computed columns anew; the values committed
 //! are the contract, so a difference is a break of it.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::{fs, path::PathBuf};
 
 use likewise_schema::{

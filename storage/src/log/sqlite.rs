@@ -70,7 +70,7 @@ impl SqliteLog {
         }
         let readers = Readers::open(&file, APPLICATION_ID, READERS)?;
         let ends = load_ends(&connection, partitions).map_err(|e| file.error(&e))?;
-        let ends = Arc::new(ends.into_iter().map(|end| watch::Sender::new(end)).collect());
+        let ends = Arc::new(ends.into_iter().map(watch::Sender::new).collect());
         let writer = Writer::start(file, connection)?;
         Ok(Self { identity, partitions, readers, writing: Some(Writing { writer, ends }) })
     }
