@@ -32,7 +32,7 @@ for (const [id, title, text] of posts) {
   article.querySelector("h2").textContent = title;
   article.querySelector("p").textContent = text;
   const post = { id, button: article.querySelector("button"), output: article.querySelector("output"),
-                 title, liked: false, count: null, intent: null, after: null };
+                 title, liked: false, count: null, intent: null, sending: false };
   post.button.addEventListener("click", () => toggle(post));
   post.button.setAttribute("aria-label", `Like ${title}`);
   document.querySelector("#feed").append(article);
@@ -53,34 +53,43 @@ function toggle(post) {
   const intent = { liked, viewer: viewer.value, requestId: uuid7() };
   post.intent = intent;
   render(post);
-  send(post, intent, 0);
+  if (!post.sending) sendLatest(post);
 }
 
-// Every retry keeps the requestId, so that however often it is sent it has one effect.
-async function send(post, intent, tries) {
-  if (post.intent !== intent) return;
+// One request at a time for each post: the log must see intents in the order in which they were had.
+async function sendLatest(post) {
+  post.sending = true;
+  while (post.intent && !post.intent.position) await send(post, post.intent);
+  post.sending = false;
+}
+
+const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+// Every retry keeps the requestId, so that however often it is sent it has one effect. Ends when it was taken or given up.
+async function send(post, intent) {
   const path = `/v1/contents/post/${post.id}/like?viewer=${encodeURIComponent(intent.viewer)}`;
-  try {
-    const answer = await fetch(path, {
-      method: intent.liked ? "PUT" : "DELETE",
-      headers: { "Idempotency-Key": intent.requestId },
-    });
-    const body = await answer.json();
-    if (answer.ok) {
-      state.textContent = "";
-      intent.position = body.position;
-      return refresh();
+  const method = intent.liked ? "PUT" : "DELETE";
+  for (let tries = 0; tries <= RETRIES_MAX; tries++) {
+    let wait = Math.random() * 500 * 2 ** tries;
+    try {
+      const answer = await fetch(path, { method, headers: { "Idempotency-Key": intent.requestId } });
+      const body = await answer.json();
+      if (answer.ok) {
+        state.textContent = "";
+        intent.position = body.position;
+        refresh();
+        return;
+      }
+      const again = answer.status === 409 || answer.status === 429 || answer.status >= 500;
+      if (!again) return giveUp(post, intent, body.title);
+      state.textContent = `${body.title}; trying again…`;
+      wait = Number(answer.headers.get("Retry-After") ?? 1) * 1000 * (1 + Math.random() / 4);
+    } catch {
+      state.textContent = "The server cannot be reached; trying again…";
     }
-    const again = answer.status === 409 || answer.status === 429 || answer.status >= 500;
-    if (!again || tries >= RETRIES_MAX) return giveUp(post, intent, body.title);
-    state.textContent = `${body.title}; trying again…`;
-    const seconds = Number(answer.headers.get("Retry-After") ?? 1);
-    setTimeout(() => send(post, intent, tries + 1), seconds * 1000 * (1 + Math.random() / 4));
-  } catch {
-    if (tries >= RETRIES_MAX) return giveUp(post, intent, "The server cannot be reached");
-    state.textContent = "The server cannot be reached; trying again…";
-    setTimeout(() => send(post, intent, tries + 1), Math.random() * 500 * 2 ** tries);
+    await pause(wait);
   }
+  giveUp(post, intent, "The server did not take it");
 }
 
 function giveUp(post, intent, why) {
@@ -90,8 +99,10 @@ function giveUp(post, intent, why) {
 }
 
 let reading = 0;
+let underWay = 0;
 async function refresh() {
   const turn = ++reading;
+  underWay++;
   const query = new URLSearchParams({ viewer: viewer.value, wait: "2" });
   for (const key of shown.keys()) query.append("content", key);
   const settled = [];
@@ -115,6 +126,8 @@ async function refresh() {
     }
   } catch {
     // The next poll tries again; a failing command says so itself.
+  } finally {
+    underWay--;
   }
 }
 
@@ -132,4 +145,4 @@ function uuid7() {
 }
 
 refresh();
-setInterval(refresh, POLL_MS);
+setInterval(() => underWay || refresh(), POLL_MS);

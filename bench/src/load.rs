@@ -99,14 +99,14 @@ impl Connection {
     pub(crate) async fn post(&mut self, path: &str, body: &str, prefer: &str) -> Result<u16> {
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\n{prefer}Content-Length: {length}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{prefer}Content-Length: {length}\r\n\r\n{body}"
         );
         self.send(&request).await.map(|(status, _)| status)
     }
 
     /// Gets a path; gives the body.
     pub(crate) async fn get(&mut self, path: &str) -> Result<String> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: bench\r\n\r\n")).await.map(|(_, body)| body)
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.map(|(_, body)| body)
     }
 
     async fn send(&mut self, request: &str) -> Result<(u16, String)> {

@@ -14,10 +14,13 @@ use crate::commands::Ports;
 
 /// How often the projection's progress is read.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+/// Progress that is older may be that of tables that are no more: their generation is read again.
+const DOUBT_AFTER_MILLIS: i64 = 3000;
 /// How long a command waits at most when the backlog is just below the bound.
 const WAIT_MAX: Duration = Duration::from_millis(50);
 
-/// Events that may be accepted and not yet projected.
+/// Events that one partition may have accepted and not yet projected. The bound is each partition's own, so that one
+/// that is halted does not stop the others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BacklogLimit {
     /// From here on commands wait, longer the more there are.
@@ -37,32 +40,57 @@ impl BacklogLimit {
 /// There is no room.
 pub(crate) struct Full;
 
-/// How far the projection is behind what this process has accepted.
+/// How far the projection is behind what this process has accepted, or is about to.
 pub struct Backlog {
     limit: BacklogLimit,
-    /// The end of each partition as far as this process knows.
-    ends: Vec<AtomicI64>,
-    /// The first offset of each partition that is not projected.
-    projected: Vec<AtomicI64>,
-    events: AtomicI64,
+    partitions: Vec<Counted>,
     gauge: Gauge,
+}
+
+#[derive(Default)]
+struct Counted {
+    /// Commands that were let pass and are not answered yet.
+    passing: AtomicI64,
+    /// The end of the partition as far as this process knows.
+    end: AtomicI64,
+    /// The first offset that is not projected.
+    projected: AtomicI64,
+}
+
+impl Counted {
+    fn behind(&self) -> i64 {
+        (self.end.load(Ordering::Relaxed) - self.projected.load(Ordering::Relaxed)).max(0)
+    }
+}
+
+/// Room for one command, given back when it is dropped.
+pub(crate) struct Room<'a>(&'a Counted);
+
+impl Room<'_> {
+    /// The command became the event at `offset`.
+    pub(crate) fn appended(self, offset: Offset) {
+        self.0.end.fetch_max(offset.get() + 1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
+        self.0.passing.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 impl Backlog {
     pub(crate) fn new(count: PartitionCount, limit: BacklogLimit) -> Self {
-        let zeros = || count.all().map(|_| AtomicI64::new(0)).collect();
-        let gauge = gauge!("likewise_backlog_events");
-        Self { limit, ends: zeros(), projected: zeros(), events: AtomicI64::new(0), gauge }
+        let partitions = count.all().map(|_| Counted::default()).collect();
+        Self { limit, partitions, gauge: gauge!("likewise_backlog_events") }
     }
 
-    pub(crate) fn appended(&self, partition: Partition, offset: Offset) {
-        self.ends[usize::from(partition.get())].fetch_max(offset.get() + 1, Ordering::Relaxed);
-        self.events.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// Lets a command pass, at once or after a short wait.
-    pub(crate) async fn admit(&self) -> Result<(), Full> {
-        let events = self.events.load(Ordering::Relaxed);
+    /// Lets a command for `partition` pass, at once or after a short wait.
+    pub(crate) async fn admit(&self, partition: Partition) -> Result<Room<'_>, Full> {
+        let counted = &self.partitions[usize::from(partition.get())];
+        let passing = counted.passing.fetch_add(1, Ordering::Relaxed);
+        let room = Room(counted);
+        let events = counted.behind().saturating_add(passing);
         let BacklogLimit { slow_from, refuse_from } = self.limit;
         if events >= refuse_from {
             return Err(Full);
@@ -71,7 +99,7 @@ impl Backlog {
             let share = (events - slow_from) as f64 / (refuse_from - slow_from) as f64;
             tokio::time::sleep(WAIT_MAX.mul_f64(share)).await;
         }
-        Ok(())
+        Ok(room)
     }
 
     /// Reads progress again and again.
@@ -80,23 +108,22 @@ impl Backlog {
             for partition in scopes.partitions().all() {
                 self.sample(partition, ports, scopes).await;
             }
-            let pairs = self.ends.iter().zip(&self.projected);
-            let behind =
-                pairs.map(|(end, projected)| (end.load(Ordering::Relaxed) - projected.load(Ordering::Relaxed)).max(0));
-            let events = behind.sum();
-            self.events.store(events, Ordering::Relaxed);
-            self.gauge.set(events as f64);
+            self.gauge.set(self.partitions.iter().map(Counted::behind).sum::<i64>() as f64);
             tokio::time::sleep(SAMPLE_EVERY).await;
         }
     }
 
     async fn sample(&self, partition: Partition, ports: &Ports, scopes: &Scopes) {
-        let index = usize::from(partition.get());
+        let counted = &self.partitions[usize::from(partition.get())];
         let Ok(Some(scope)) = scopes.scope(partition).await else { return };
         match ports.counters.progress(scope).await {
             Ok(Some(progress)) => {
-                self.projected[index].fetch_max(progress.position + 1, Ordering::Relaxed);
-                self.ends[index].fetch_max(progress.news.log_end.get(), Ordering::Relaxed);
+                counted.projected.fetch_max(progress.position + 1, Ordering::Relaxed);
+                counted.end.fetch_max(progress.news.log_end.get(), Ordering::Relaxed);
+                let age = ports.clock.now().millis() - progress.news.heard_at.millis();
+                if age > DOUBT_AFTER_MILLIS {
+                    scopes.doubt(partition);
+                }
             }
             Ok(None) => scopes.doubt(partition),
             Err(_) => {}

@@ -155,11 +155,13 @@ impl Commands {
 
     async fn append(&self, command: &Command, now: Timestamp, deadline: Deadline) -> Result<Position, Refusal> {
         let Intent { user, content, liked } = command.intent;
-        let taken = self.take(Bucket::Pair(Pair { content, user })).await;
+        let partition = self.ports.log.partitions().partition_of(&content);
+        let room = self.backlog.admit(partition).await.map_err(|Full| Refusal::Backlog)?;
+        let bucket = Bucket::Pair(Pair { content, user });
+        let taken = self.take(bucket).await;
         if !taken.allowed {
             return Err(Refusal::Quota(taken));
         }
-        self.backlog.admit().await.map_err(|Full| Refusal::Backlog)?;
         let event = LikeToggled {
             request_id: command.request_id,
             user_id: user,
@@ -169,7 +171,6 @@ impl Commands {
             occurred_at: command.occurred_at,
             received_at: now,
         };
-        let partition = self.ports.log.partitions().partition_of(&content);
         let record = NewRecord {
             partition,
             timestamp: now,
@@ -184,10 +185,14 @@ impl Commands {
         }
         match timeout_at(deadline, self.ports.log.append(record)).await {
             Ok(Ok(offset)) => {
-                self.backlog.appended(partition, offset);
+                room.appended(offset);
                 Ok(Position { partition, offset })
             }
-            Ok(Err(AppendError::Rejected(error))) => Err(Refusal::Rejected(error)),
+            Ok(Err(AppendError::Rejected(error))) => {
+                // It was not done, so it is not charged.
+                let _a_courtesy = self.ports.requests.give_back(bucket, PAIR_POLICY).await;
+                Err(Refusal::Rejected(error))
+            }
             Ok(Err(AppendError::Unknown(error))) => Err(Refusal::Unknown(error.to_string())),
             Err(_) => Err(Refusal::Unknown("the log did not answer in time".into())),
         }
@@ -252,7 +257,14 @@ impl Commands {
             .checkpoints
             .iter()
             .any(|at| at.partition == position.partition && at.claim().has_reached(position.offset));
-        Ok(if projected { Progress::Superseded(position) } else { Progress::Accepted(position) })
+        // An accepted id leaves the ring only by going below the floor, if it is a v7 id.
+        let is_below = key.request.v7_millis().is_some()
+            && row.is_some_and(|row| row.floor.is_some_and(|floor| key.request.as_bytes() <= floor.as_bytes()));
+        Ok(match projected {
+            false => Progress::Accepted(position),
+            true if is_below => Progress::Superseded(position),
+            true => Progress::Applied(Some(position)),
+        })
     }
 }
 

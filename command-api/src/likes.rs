@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use likewise_http::{
-    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, read_body, trace_parent, wait_preference,
+    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, read_body, refuse_body, trace_parent,
+    wait_preference,
 };
 use likewise_schema::{Content, ContentId, ContentType, Invalid, Position, RequestId, Timestamp, UserId};
 use likewise_storage::requests::Intent;
@@ -21,7 +22,7 @@ const BODY: BodyLimit = BodyLimit(4 * 1024);
 const BATCH_BODY: BodyLimit = BodyLimit(64 * 1024);
 const BATCH_MAX: usize = 100;
 /// How soon to try again after the server was too busy.
-const RETRY: Duration = Duration::from_secs(1);
+pub(crate) const RETRY: Duration = Duration::from_secs(1);
 
 type Answer = Result<HttpResponse, Problem>;
 
@@ -166,7 +167,8 @@ pub(crate) async fn unlike(state: web::Data<State>, request: HttpRequest, payloa
     toggle(state, request, payload, false).await
 }
 
-async fn toggle(state: web::Data<State>, request: HttpRequest, _no_body: web::Payload, liked: bool) -> Answer {
+async fn toggle(state: web::Data<State>, request: HttpRequest, payload: web::Payload, liked: bool) -> Answer {
+    refuse_body(payload).await?;
     let mut params = Params::of(&request);
     let content = params.content();
     let caller = Caller::of(&mut params);
@@ -336,7 +338,7 @@ async fn submit(state: &State, request: &HttpRequest, command: Command) -> Answe
     Ok(response.json(answer(&command, accepted, count)))
 }
 
-fn busy() -> Problem {
+pub(crate) fn busy() -> Problem {
     Problem::from(&Kind::REDUCED_CAPACITY).with_outcome(Outcome::Rejected).with_retry_after(RETRY)
 }
 

@@ -1,5 +1,7 @@
 //! `GET /v1/commands/{requestId}`: what became of a command.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use likewise_http::{Caller, Kind, Params, Problem};
 use likewise_schema::{Content, Position, RequestId};
@@ -7,7 +9,14 @@ use likewise_storage::requests::RequestKey;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{State, commands::Progress};
+use crate::{
+    State,
+    commands::Progress,
+    likes::{RETRY, busy},
+};
+
+/// By when a status is answered.
+const STATUS_DEADLINE: Duration = Duration::from_millis(500);
 
 /// What became of a command.
 #[derive(Serialize, ToSchema)]
@@ -16,8 +25,8 @@ pub(crate) struct CommandStatus {
     /// Its requestId.
     #[schema(value_type = String, format = "uuid")]
     request_id: RequestId,
-    /// `accepted`: in the log, not projected yet. `applied`: projected. `superseded`: projected, and later commands of
-    /// the pair have taken its place. `unknown`: nothing is known of it (any more).
+    /// `accepted`: in the log, not projected yet. `applied`: projected. `superseded`: a v7 id that the pair's last 16
+    /// commands no longer hold: later ones have taken its place. `unknown`: nothing is known of it (any more).
     status: &'static str,
     /// Where its event is, if that is still known.
     #[schema(value_type = Option<String>)]
@@ -42,8 +51,11 @@ pub(crate) async fn get(state: web::Data<State>, request: HttpRequest) -> Result
     let (Some(request_id), Some(subject)) = (request_id, caller.viewer()) else {
         return Err((&Kind::INVALID_PARAMETER).into());
     };
-    let progress = state.commands.progress(RequestKey { subject, request: request_id }, content).await;
-    let (status, position) = match progress.map_err(|_| Problem::new(&Kind::UNAVAILABLE, "The records are away."))? {
+    let away = || Problem::new(&Kind::UNAVAILABLE, "The records are away.").with_retry_after(RETRY);
+    let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
+    let progress = state.commands.progress(RequestKey { subject, request: request_id }, content);
+    let progress = tokio::time::timeout(STATUS_DEADLINE, progress).await.map_err(|_| away())?;
+    let (status, position) = match progress.map_err(|_| away())? {
         Progress::Accepted(position) => ("accepted", Some(position)),
         Progress::Applied(position) => ("applied", position),
         Progress::Superseded(position) => ("superseded", Some(position)),

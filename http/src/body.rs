@@ -42,10 +42,23 @@ pub async fn read_body(request: &HttpRequest, mut payload: web::Payload, limit: 
     tokio::time::timeout(BODY_WAIT, collect).await.unwrap_or_else(|_| Err((&Kind::BODY_TIMEOUT).into()))
 }
 
+/// Fails if a body comes where none is expected.
+pub async fn refuse_body(mut payload: web::Payload) -> Result<(), Problem> {
+    let first =
+        tokio::time::timeout(BODY_WAIT, payload.next()).await.map_err(|_| Problem::from(&Kind::BODY_TIMEOUT))?;
+    match first {
+        Some(Ok(chunk)) if chunk.is_empty() => Ok(()),
+        Some(_) => Err(Problem::new(&Kind::INVALID_BODY, "This request takes no body.")),
+        None => Ok(()),
+    }
+}
+
 fn is_json(content_type: &str) -> bool {
     let mut parts = content_type.split(';').map(str::trim);
     let is_json = parts.next().is_some_and(|essence| essence.eq_ignore_ascii_case("application/json"));
-    is_json && parts.all(|parameter| parameter.is_empty() || parameter.eq_ignore_ascii_case("charset=utf-8"))
+    is_json
+        && parts
+            .all(|parameter| parameter.is_empty() || parameter.replace('"', "").eq_ignore_ascii_case("charset=utf-8"))
 }
 
 /// The members of one JSON object, taken out one by one; what is left at the end is unknown.

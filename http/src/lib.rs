@@ -14,7 +14,7 @@ mod problem;
 mod routes;
 mod server;
 
-pub use body::{BodyLimit, Fields, Found, read_body};
+pub use body::{BodyLimit, Fields, Found, read_body, refuse_body};
 pub use caller::Caller;
 pub use limits::{Busy, Concurrency};
 pub use params::Params;

@@ -62,6 +62,8 @@ kinds! {
         "A command may have 4 KiB, a batch 64 KiB. Nothing was done.";
     URI_TOO_LONG = "uri-too-long" 414 "The URI is too long" None,
         "A URI may have 8 KiB.";
+    MISDIRECTED = "misdirected" 421 "The host is not this server" None,
+        "Without authentication the server answers only to the names of this machine: localhost, 127.0.0.1 and [::1].";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type" 415 "The body must be plain JSON" None,
         "Send `Content-Type: application/json` and no `Content-Encoding`. Nothing was done.";
     INVALID_VALUE = "invalid-value" 422 "A value is out of its range" None,
@@ -149,6 +151,9 @@ struct Document<'a> {
     errors: &'a [Fault],
     #[serde(skip_serializing_if = "Option::is_none")]
     outcome: Option<Outcome>,
+    /// Seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     server_time: Option<Timestamp>,
 }
@@ -232,7 +237,7 @@ impl Problem {
     }
 
     fn document(&self) -> Document<'_> {
-        let Parts { kind, detail, errors, outcome, server_time, .. } = &*self.0;
+        let Parts { kind, detail, errors, outcome, retry_after, server_time, .. } = &*self.0;
         Document {
             r#type: kind.iana.map_or_else(|| format!("/problems/{}", kind.slug), str::to_owned),
             title: kind.title,
@@ -240,9 +245,15 @@ impl Problem {
             detail: detail.as_deref(),
             errors,
             outcome: *outcome,
+            retry_after: retry_after.map(whole_seconds),
             server_time: *server_time,
         }
     }
+}
+
+/// Rounded up, at least 1.
+fn whole_seconds(time: Duration) -> u64 {
+    (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
 impl fmt::Display for Problem {
@@ -261,8 +272,7 @@ impl ResponseError for Problem {
         response.insert_header((header::CONTENT_TYPE, "application/problem+json"));
         response.insert_header((header::CACHE_CONTROL, "no-store"));
         if let Some(after) = self.0.retry_after {
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            response.insert_header((header::RETRY_AFTER, seconds.max(1).to_string()));
+            response.insert_header((header::RETRY_AFTER, whole_seconds(after).to_string()));
         }
         for (name, value) in &self.0.headers {
             response.insert_header((name.clone(), value.clone()));

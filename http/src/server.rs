@@ -1,12 +1,17 @@
 //! One HTTP server: listen, handle, drain.
 
-use std::{cell::RefCell, collections::HashMap, net::TcpListener, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    net::{IpAddr, TcpListener},
+    rc::Rc,
+    time::Duration,
+};
 
 use actix_web::{
     App, HttpRequest, HttpResponse, HttpServer,
-    body::MessageBody,
-    dev::{ServerHandle, Service, ServiceRequest, ServiceResponse},
-    http::Method,
+    dev::{ServerHandle, Service, ServiceRequest},
+    http::{Method, header},
     web,
 };
 use metrics::{Counter, Histogram, counter, histogram};
@@ -44,17 +49,24 @@ impl Server {
             App::new()
                 .wrap_fn(move |request, service| {
                     let (meters, started) = (Rc::clone(&meters), Instant::now());
-                    let refusal = refuse_early(&request);
-                    let method = request.method().clone();
-                    let answer = refusal.is_none().then(|| service.call(request));
+                    let method = known_method(request.method());
+                    let answer = match refuse_early(&request) {
+                        Some(problem) => Err(problem),
+                        None => Ok(service.call(request)),
+                    };
                     async move {
-                        let response = match (refusal, answer) {
-                            (Some(problem), _) => return Err(problem.into()),
-                            (None, Some(answer)) => answer.await?,
-                            (None, None) => return Err(Problem::from(&Kind::INTERNAL).into()),
-                        };
-                        meters.count(&method, &response, started.elapsed());
-                        Ok(response)
+                        match answer {
+                            Ok(answer) => {
+                                let response = answer.await?;
+                                let (route, status) = (response.request().match_pattern(), response.status().as_u16());
+                                meters.count((method, route, status), started.elapsed());
+                                Ok(response)
+                            }
+                            Err(problem) => {
+                                meters.count((method, None, problem.status()), started.elapsed());
+                                Err(problem.into())
+                            }
+                        }
                     }
                 })
                 .configure(|config| routes.configure(config))
@@ -79,7 +91,27 @@ impl Server {
     }
 }
 
+/// A client may invent methods; they share one name, so that they cannot fill the memory with meters.
+fn known_method(method: &Method) -> &'static str {
+    ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS"].into_iter().find(|known| method == known).unwrap_or("other")
+}
+
+/// While anybody who connects is trusted, a page of another site must not reach the server through a name that it
+/// points at this machine (DNS rebinding).
+fn names_this_machine(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 fn refuse_early(request: &ServiceRequest) -> Option<Problem> {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if !host.is_some_and(names_this_machine) {
+        return Some((&Kind::MISDIRECTED).into());
+    }
     let uri = request.uri();
     let length = uri.path_and_query().map_or(0, |text| text.as_str().len());
     if length > URI_BYTES_MAX {
@@ -97,18 +129,15 @@ struct Meters {
 }
 
 /// Method, route and status.
-type MeterKey = (Method, Option<String>, u16);
+type MeterKey = (&'static str, Option<String>, u16);
 
 impl Meters {
-    fn count<B: MessageBody>(&self, method: &Method, response: &ServiceResponse<B>, took: Duration) {
-        let key = (method.clone(), response.request().match_pattern(), response.status().as_u16());
+    fn count(&self, key: MeterKey, took: Duration) {
         let mut known = self.known.borrow_mut();
         let (requests, seconds) = known.entry(key.clone()).or_insert_with(|| {
             let (method, route, status) = key;
             let route = route.unwrap_or_else(|| "none".into());
-            // A client may invent methods; they share one label.
-            let method = if method.as_str().len() > 7 { "other".to_owned() } else { method.to_string() };
-            let labels = [("method", method), ("route", route), ("status", status.to_string())];
+            let labels = [("method", method.to_owned()), ("route", route), ("status", status.to_string())];
             (
                 counter!("likewise_http_requests_total", &labels),
                 histogram!("likewise_http_request_seconds", &labels[1..2]),

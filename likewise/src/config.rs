@@ -53,7 +53,7 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "N", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<u32>,
-    /// Events that may be accepted before they are projected; past it commands get 503; 0 is no limit [default: 30000]
+    /// Events per partition that may wait to be projected; past it commands get 503; 0 is no limit [default: 2000]
     #[arg(long, global = true, value_name = "EVENTS", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     max_backlog: Option<u32>,
@@ -98,7 +98,7 @@ impl Default for Raw {
             records: None,
             counters: "memory://".into(),
             partitions: 16,
-            max_backlog: 30_000,
+            max_backlog: 2000,
             secret_file: None,
             drain_delay_ms: 200,
             log_level: "warn,likewise=info".into(),
@@ -152,6 +152,9 @@ impl Provider for Defaults {
         Serialized::defaults(Raw::default()).data()
     }
 }
+
+/// A stop must end within ten seconds.
+const DRAIN_DELAY_MS_MAX: u64 = 1000;
 
 /// Loads and checks the settings.
 pub(crate) fn load(flags: &Flags) -> Result<Loaded, Failure> {
@@ -212,6 +215,9 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
             )
             .into());
         }
+    }
+    if raw.drain_delay_ms > DRAIN_DELAY_MS_MAX {
+        return Err(format!("drain_delay_ms must be at most {DRAIN_DELAY_MS_MAX}").into());
     }
     if raw.data_dir.is_empty() {
         return Err("data_dir must name a directory".into());

@@ -128,7 +128,7 @@ impl<'a> Line<'a> {
             key_base64: record.key.as_ref().filter(|_| key.is_none()).map(|key| STANDARD.encode(key)),
             value,
             value_base64: record.value.as_ref().filter(|_| value.is_none()).map(|value| STANDARD.encode(value)),
-            headers: record.headers.0.iter().map(|(name, value)| (name.as_str(), header_text(value))).collect(),
+            headers: record.headers.0.iter().map(|(name, value)| (name.as_ref(), header_text(value))).collect(),
         }
     }
 }

@@ -19,7 +19,7 @@ use likewise_command_api::{BacklogLimit, Commands};
 use likewise_http::{Health, HealthApi, Routes, Server, health_routes};
 use likewise_projector::{Limits, PartitionState, Status};
 use likewise_query_api::Secret;
-use likewise_storage::{Clock, DataDir};
+use likewise_storage::{Clock, DataDir, EventLog, RecordStore};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -55,13 +55,13 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(settings: &Settings) -> Result<(), Failure> {
     start_logging(&settings.log_level)?;
+    let metrics = start_metrics()?;
     let mut dirs = own_directories(settings)?;
     let clock = Clock::system();
     let log = wiring::writable_log(&settings.log, settings.partitions)?;
     let records = wiring::writable_records(&settings.records)?;
     let (counters, requests) = wiring::counters(&settings.counters, &clock)?;
     let secret = read_secret(&settings.secret_file)?;
-    let metrics = start_metrics()?;
     let (listener, address) = bind("listen", settings.listen)?;
     let (admin_listener, admin_address) = bind("admin_listen", settings.admin_listen)?;
     for dir in &mut dirs {
@@ -91,17 +91,18 @@ pub(crate) async fn run(settings: &Settings) -> Result<(), Failure> {
     let commands = Arc::new(likewise_command_api::State::new(commands));
     let watched = Arc::clone(&commands);
     let backlog = tokio::spawn(async move { watched.watch_backlog().await });
-    let ports = likewise_query_api::Ports { counters, records, partitions, clock };
+    let ports = likewise_query_api::Ports { counters, records: Arc::clone(&records), partitions, clock };
     let queries = Arc::new(likewise_query_api::State::new(ports, secret));
     let draining = Arc::new(AtomicBool::new(false));
-    let health = health(Arc::clone(&status), Arc::clone(&draining));
+    let health = health(Arc::clone(&log), Arc::clone(&records), status, Arc::clone(&draining));
 
     let admin_health = Arc::clone(&health);
     let admin = Server::start(admin_listener, move |routes| admin_routes(routes, &admin_health, &metrics))?;
     let public = Server::start(listener, move |routes| public_routes(routes, &commands, &queries, &health))?;
+    let stopped_by_signal = signals()?;
     greet(settings, address, admin_address)?;
 
-    wait_for_signal().await?;
+    stopped_by_signal.await;
     info!("stopping: not ready, then draining");
     draining.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(settings.drain_delay_ms)).await;
@@ -110,7 +111,7 @@ pub(crate) async fn run(settings: &Settings) -> Result<(), Failure> {
     log.flush().await?;
     let _projector_waits = stop.send(true);
     let _in_vain = tokio::time::timeout(STOP_WAIT, projector).await;
-    admin.stop().await;
+    let _in_vain = tokio::time::timeout(STOP_WAIT, admin.stop()).await;
     info!("stopped");
     Ok(())
 }
@@ -165,9 +166,15 @@ fn start_metrics() -> Result<PrometheusHandle, Failure> {
 
 /// The data directory, and any other that an embedded store is in.
 fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
-    let mut paths = BTreeSet::from([settings.data_dir.clone()]);
+    let mut named = vec![settings.data_dir.clone()];
     for (setting, url) in [("log", &settings.log), ("records", &settings.records)] {
-        paths.insert(directory_of(&wiring::sqlite_path(setting, url)?));
+        named.push(directory_of(&wiring::sqlite_path(setting, url)?));
+    }
+    let mut paths = BTreeSet::new();
+    for dir in named {
+        // One directory may have been written in two ways.
+        let real = fs::create_dir_all(&dir).and_then(|()| dir.canonicalize());
+        paths.insert(real.map_err(|e| format!("the directory {} cannot be made ({e})", dir.display()))?);
     }
     paths.iter().map(|path| Ok(DataDir::acquire(path)?)).collect()
 }
@@ -181,9 +188,12 @@ pub(crate) fn directory_of(file: &Path) -> PathBuf {
 fn read_secret(path: &Path) -> Result<Secret, Failure> {
     if !path.exists() {
         let mut options = fs::OpenOptions::new();
-        options.write(true).create_new(true).mode(0o600);
+        options.write(true).create(true).truncate(true).mode(0o600);
         let fresh: [u8; 32] = std::array::from_fn(|_| rand::random());
-        options.open(path).and_then(|mut file| file.write_all(&fresh)).map_err(|e| format!("secret_file: {e}"))?;
+        // Whole or not at all, wherever the process is killed.
+        let unfinished = path.with_extension("new");
+        let write = options.open(&unfinished).and_then(|mut file| file.write_all(&fresh));
+        write.and_then(|()| fs::rename(&unfinished, path)).map_err(|e| format!("secret_file: {e}"))?;
     }
     let bytes = fs::read(path).map_err(|e| format!("secret_file: {e}"))?;
     Secret::new(bytes).map_err(|_| "secret_file must hold at least 32 bytes".into())
@@ -198,10 +208,24 @@ fn bind(setting: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr),
 }
 
 /// Ready once every partition is owned and none is halted, until a stop begins.
-fn health(status: Arc<Status>, draining: Arc<AtomicBool>) -> Health {
+fn health(
+    log: Arc<dyn EventLog>,
+    records: Arc<dyn RecordStore>,
+    status: Arc<Status>,
+    draining: Arc<AtomicBool>,
+) -> Health {
     Arc::new(move || {
         if draining.load(Ordering::Relaxed) {
             return Err("The server is stopping.".into());
+        }
+        if log.fault().is_some() {
+            return Err("The log takes no events.".into());
+        }
+        if records.fault().is_some() {
+            return Err("The records cannot be written.".into());
+        }
+        if status.all().is_empty() {
+            return Err("The projection has not begun.".into());
         }
         for (partition, state) in status.all() {
             match state {
@@ -239,14 +263,16 @@ fn greet(settings: &Settings, address: SocketAddr, admin: SocketAddr) -> Result<
     Ok(())
 }
 
-async fn wait_for_signal() -> Result<(), Failure> {
+/// From this call on, SIGTERM and SIGINT no longer end the process; the future ends when one comes.
+fn signals() -> Result<impl Future<Output = ()>, Failure> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
-    Ok(())
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
 }
 
 #[cfg(test)]

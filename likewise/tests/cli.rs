@@ -3,10 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::{BufRead, BufReader},
     path::Path,
-    process::Stdio,
+    process::{Command, Stdio},
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
     thread,
     time::Duration,
@@ -211,6 +212,67 @@ fn sigterm_under_load_drains_and_ends_with_0() {
     let lines = settings.output(&["tail", "--lines", "all", "--json"]).stdout;
     let appended = String::from_utf8(lines).unwrap().lines().count() as u64;
     assert!(appended >= accepted.load(Ordering::Relaxed), "{appended} events");
+}
+
+/// A file system of its own, small enough to fill; taken away when dropped. None where that is not allowed.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("size={size}");
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "likewise-test"]).arg(dir.path()).output();
+        mount.is_ok_and(|output| output.status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _left_to_the_system = Command::new("umount").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_full_disk_is_an_error_never_an_acknowledgement_and_space_heals_it() {
+    let Some(disk) = SmallDisk::mount("8m") else {
+        println!("not run: mounting a small file system needs root");
+        return;
+    };
+    let path = disk.0.path();
+    let ballast = path.join("ballast");
+    fs::write(&ballast, vec![7; 4 * 1024 * 1024]).unwrap();
+    let settings = settings(&path.join("data"));
+    let service = settings.start();
+    service.wait_ready();
+    let (mut acknowledged, mut refused) = (BTreeSet::new(), 0);
+    for user in 1..200_000 {
+        let commands: Vec<Value> = (1..=100).map(|content| like(user, content, true)).collect();
+        let answer = service.post("/v1/likes/batch", &json!({ "commands": commands }));
+        for result in answer.json()["results"].as_array().unwrap() {
+            if result["status"] == "accepted" {
+                acknowledged.insert(result["requestId"].as_str().unwrap().to_owned());
+            } else {
+                assert_eq!(result["status"], 503, "{result}");
+                refused += 1;
+            }
+        }
+        if refused > 1000 {
+            break;
+        }
+    }
+    assert!(refused > 1000, "the disk never became full");
+    fs::remove_file(&ballast).unwrap();
+    wait_until("likes to be taken again", Duration::from_secs(30), || {
+        service.post("/v1/likes", &like(500_000, 1, true)).status == 202
+    });
+    wait_until("the service to be ready", Duration::from_secs(30), || service.get("/readyz").status == 200);
+    let lines = String::from_utf8(settings.output(&["tail", "--lines", "all", "--json"]).stdout).unwrap();
+    let ids =
+        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().unwrap().to_owned());
+    let in_log: BTreeSet<String> = ids.collect();
+    println!("{} acknowledged, {refused} refused", acknowledged.len());
+    assert!(acknowledged.is_subset(&in_log), "every acknowledged like is in the log");
 }
 
 /// The bound is 1 s for a start; a test waits three times as long and prints what it saw.

@@ -1,6 +1,6 @@
 //! `kill -9` under load, again and again: every acknowledged like is there, every count is exact.
 //!
-//! `LIKEWISE_CRASH_KILLS` sets the number of kills (25 if it is not set).
+//! `LIKEWISE_TEST_KILLS` sets the number of kills (25 if it is not set).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -103,7 +103,7 @@ fn fold(lines: &str) -> (Likes, BTreeSet<String>) {
 
 #[test]
 fn no_kill_loses_an_acknowledged_like_or_counts_one_twice() {
-    let kills: u32 = std::env::var("LIKEWISE_CRASH_KILLS").map_or(25, |kills| kills.parse().unwrap());
+    let kills: u32 = std::env::var("LIKEWISE_TEST_KILLS").map_or(25, |kills| kills.parse().unwrap());
     let dir = tempfile::tempdir().unwrap();
     let settings = Settings::new(env!("CARGO_BIN_EXE_likewise"), dir.path());
     let known = Known::default();

@@ -162,6 +162,65 @@ fn a_pair_may_change_six_times_a_minute() {
 }
 
 #[test]
+fn past_its_backlog_a_partition_refuses_and_what_was_refused_is_nowhere() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = Settings::new(env!("CARGO_BIN_EXE_likewise"), dir.path()).arg("--max-backlog=1");
+    let service = settings.start();
+    service.wait_ready();
+    let (accepted, refused) = (AtomicU64::new(0), AtomicU64::new(0));
+    thread::scope(|scope| {
+        for sender in 0..32 {
+            let (service, accepted, refused) = (&service, &accepted, &refused);
+            scope.spawn(move || {
+                for number in 1..=20 {
+                    let answer = service.post("/v1/likes", &command(&id(), sender * 20 + number, 42, true));
+                    if answer.status == 202 {
+                        accepted.fetch_add(1, Ordering::Relaxed);
+                    } else {
+                        assert_eq!(
+                            (answer.status, &answer.json()["outcome"]),
+                            (503, &json!("rejected")),
+                            "{}",
+                            answer.text
+                        );
+                        assert_eq!(answer.header("retry-after"), "1");
+                        refused.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+    });
+    let (accepted, refused) = (accepted.into_inner(), refused.into_inner());
+    assert!(accepted > 0 && refused > 0, "{accepted} accepted, {refused} refused");
+    wait_until("the accepted ones to be counted", Duration::from_secs(10), || count(&service, 42) == accepted as i64);
+    let tail = settings.output(&["tail", "--lines", "all", "--json"]);
+    assert_eq!(String::from_utf8_lossy(&tail.stdout).lines().count() as u64, accepted);
+    // A retry of one that was refused is taken once there is room: it was not charged.
+    let retried = command(&id(), 9999, 42, true);
+    wait_until("room", Duration::from_secs(10), || service.post("/v1/likes", &retried).status == 202);
+}
+
+#[test]
+fn other_names_for_this_machine_and_bodies_where_none_belong_are_refused() {
+    let (_dir, service) = start();
+    let read = |host: &str| service.send("GET", "/v1/contents/post/1/likes", &[("Host", host)], None).status;
+    assert_eq!((read("localhost:8080"), read("[::1]:1"), read("127.0.0.1")), (200, 200, 200));
+    assert_eq!((read("evil.example:8080"), read("localhost.evil.example")), (421, 421));
+    let path = "/v1/contents/post/1/like?viewer=7";
+    let refused = service.send("PUT", path, &[("Content-Type", "application/json")], Some(b"{\"liked\":false}"));
+    assert_eq!(refused.status, 400, "{}", refused.text);
+    for method in ["BREW", "AAAAAAA", "AAAAAAB", "PROPFIND"] {
+        let mut socket = TcpStream::connect(&service.address).unwrap();
+        write!(socket, "{method} /v1/likes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 405"), "{method}: {answer}");
+    }
+    let metrics = service.get_admin("/metrics").text;
+    assert!(metrics.contains("method=\"other\"") && !metrics.contains("AAAAAA"), "{metrics}");
+}
+
+#[test]
 fn a_batch_has_one_outcome_for_each_command() {
     let (_dir, service) = start();
     let mut commands: Vec<Value> = (1..=100).map(|user| command(&id(), user, 42, true)).collect();
@@ -367,7 +426,8 @@ fn bad_parameters_paths_and_methods_are_refused() {
 fn a_body_that_never_ends_is_given_up() {
     let (_dir, service) = start();
     let mut socket = TcpStream::connect(&service.address).unwrap();
-    let head = "POST /v1/likes HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
+    let head =
+        "POST /v1/likes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{";
     socket.write_all(head.as_bytes()).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
     let mut answer = [0; 64];
@@ -448,6 +508,8 @@ fn health_metrics_and_documents_are_served() {
     let metrics = service.get_admin("/metrics").text;
     for line in [
         "likewise_events_total{outcome=\"accepted\"} 1",
+        "likewise_commit_jobs_total{store=\"the log\"} 1",
+        "likewise_commit_seconds_count{store=\"the log\"} 1",
         "kafka_consumergroup_group_lag{group=\"likewise-projector\",topic=\"likes\",partition=\"10\"} 0",
         "kafka_consumergroup_group_lag_seconds{group=\"likewise-projector\",topic=\"likes\",partition=\"10\"} 0",
         "likewise_http_requests_total{method=\"POST\",route=\"/v1/likes\",status=\"200\"} 1",

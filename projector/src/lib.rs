@@ -11,7 +11,7 @@ mod owner;
 mod publish;
 mod status;
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use likewise_schema::Partition;
 use likewise_storage::{Clock, CounterStore, EventLog, RecordStore};
@@ -58,9 +58,17 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) {
     let mut owners = JoinSet::new();
+    let mut owned = HashMap::new();
     for partition in partitions {
         let owner = owner::Owner::new(ports.clone(), limits, partition, Arc::clone(&status), stop.clone());
-        owners.spawn(owner.run());
+        owned.insert(owners.spawn(owner.run()).id(), partition);
     }
-    while owners.join_next().await.is_some() {}
+    while let Some(ended) = owners.join_next_with_id().await {
+        if let Err(error) = ended
+            && let Some(partition) = owned.get(&error.id())
+        {
+            tracing::error!(%partition, %error, "the owner of a partition failed");
+            status.set(*partition, PartitionState::Halted("its owner failed".into()));
+        }
+    }
 }

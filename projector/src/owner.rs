@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use likewise_schema::{LikeToggled, Offset, Pair, Partition, Rejected};
+use likewise_schema::{LikeToggled, Offset, Pair, Partition, Rejected, Timestamp};
 use likewise_storage::{
     StoreError,
     counters::{News, version_of},
@@ -55,6 +55,8 @@ pub(crate) struct Owner {
     status: Arc<Status>,
     stop: watch::Receiver<bool>,
     meters: Meters,
+    /// Where this owner, or one before it, is known to have come.
+    next_offset: Offset,
 }
 
 struct Meters {
@@ -121,7 +123,8 @@ impl Owner {
         stop: watch::Receiver<bool>,
     ) -> Self {
         status.set(partition, PartitionState::Acquiring(None));
-        Self { ports, limits, partition, status, stop, meters: Meters::new(partition) }
+        let meters = Meters::new(partition);
+        Self { ports, limits, partition, status, stop, meters, next_offset: Offset::ZERO }
     }
 
     /// Owns the partition until asked to stop.
@@ -133,6 +136,7 @@ impl Owner {
                 Stop::Asked => return,
                 Stop::Again(reason) => {
                     warn!(%partition, reason, "acquiring the partition anew");
+                    self.look().await;
                     self.status.set(partition, PartitionState::Acquiring(Some(reason)));
                     // The clock's last digits spread owners as well as a random number, and can be replayed.
                     let spread = self.ports.clock.micros().rem_euclid(1000) as f64 / 1000.0;
@@ -145,7 +149,10 @@ impl Owner {
                     error!(%partition, reason, "the partition is halted to protect its data");
                     self.meters.halted.set(1.0);
                     self.status.set(partition, PartitionState::Halted(reason));
-                    let _ended_too = self.stop.wait_for(|stop| *stop).await;
+                    // The lag of a halted partition goes on growing, and is seen to.
+                    while !self.stopped_within(IDLE).await {
+                        self.look().await;
+                    }
                     return;
                 }
             }
@@ -166,7 +173,7 @@ impl Owner {
         };
         loop {
             if let Err(stop) = self.step(&mut tenure).await {
-                if matches!(stop, Stop::Asked) {
+                if matches!(stop, Stop::Asked | Stop::Halt(_)) {
                     drop(tenure);
                     let finished = async { while tasks.join_next().await.is_some() {} };
                     let _in_vain = tokio::time::timeout(IDLE, finished).await;
@@ -184,6 +191,7 @@ impl Owner {
             micros: self.ports.clock.micros(),
         };
         let checkpoint = self.ports.records.acquire(self.partition, &identity).await?;
+        self.next_offset = checkpoint.next_offset;
         self.verify(&checkpoint).await?;
         debug!(partition = %self.partition, next_offset = %checkpoint.next_offset, epoch = checkpoint.epoch, "acquired");
         let publisher = Publisher::spawn(tasks, self.ports.clone(), &checkpoint, PUBLISHES_MAX);
@@ -248,25 +256,38 @@ impl Owner {
         if !is_known {
             return Err(Stop::Halt(format!("the record before {from} is not the one that was applied: another log?")));
         }
+        self.measure(slice.bounds.end, slice.records.first().map(|record| record.timestamp));
         let judged = self.judge(tenure, &slice)?;
         let Some(mut judged) = judged else { return Ok(()) };
         for letter in std::mem::take(&mut judged.letters) {
             self.ports.log.bury(letter).await?;
             self.meters.dead.increment(1);
         }
-        let beyond = slice.records.iter().find(|record| record.offset == judged.next_offset);
-        let news = News { log_end: slice.bounds.end, next_event_at: beyond.map(|record| record.timestamp), heard_at };
+        // The time of the next event; where the read ended before it, that of the last one read, which is no later.
+        let beyond = slice.records.iter().find(|record| record.offset >= judged.next_offset).or(slice.records.last());
+        let is_behind = slice.bounds.end > judged.next_offset;
+        let next_event_at = beyond.filter(|_| is_behind).map(|record| record.timestamp);
+        let news = News { log_end: slice.bounds.end, next_event_at, heard_at };
         let halt = judged.halt.take();
         self.commit(tenure, judged, news).await?;
-        self.measure(tenure, &news);
+        self.next_offset = tenure.fence.next_offset;
+        self.measure(news.log_end, news.next_event_at);
         halt.map_or(Ok(()), |reason| Err(Stop::Halt(reason)))
     }
 
-    fn measure(&self, tenure: &Tenure, news: &News) {
-        let behind = news.log_end.get() - tenure.fence.next_offset.get();
-        self.meters.lag_events.set(behind as f64);
-        let age = news.next_event_at.map_or(0, |at| self.ports.clock.now().millis() - at.millis());
+    /// Lag as of now: events between where this owner is and the log's end, and the age of the oldest of them.
+    fn measure(&self, log_end: Offset, next_event_at: Option<Timestamp>) {
+        self.meters.lag_events.set((log_end.get() - self.next_offset.get()).max(0) as f64);
+        let age = next_event_at.map_or(0, |at| self.ports.clock.now().millis() - at.millis());
         self.meters.lag_seconds.set(age.max(0) as f64 / 1000.0);
+    }
+
+    /// Measures while nothing is applied.
+    async fn look(&self) {
+        let limit = ReadLimit { records: 1, bytes: 1, wait: Duration::ZERO };
+        if let Ok(slice) = self.ports.log.read(self.partition, self.next_offset, limit).await {
+            self.measure(slice.bounds.end, slice.records.first().map(|record| record.timestamp));
+        }
     }
 
     /// Sorts a slice into events and dead letters. None: a gap was read for the first time, read again.

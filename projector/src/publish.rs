@@ -225,8 +225,16 @@ impl Task {
         let contents: BTreeSet<Content> = pairs.iter().map(|pair| pair.content).collect();
         let contents: Vec<Content> = contents.into_iter().collect();
         let pairs: Vec<Pair> = pairs.into_iter().collect();
-        let counts = self.ports.records.counts(&contents).await?.value;
-        let rows = self.ports.records.rows(&pairs).await?.value;
+        let counts = self.ports.records.counts(&contents).await?;
+        let rows = self.ports.records.rows(&pairs).await?;
+        let reaches = |checkpoints: &[Checkpoint]| {
+            let own = checkpoints.iter().find(|checkpoint| checkpoint.partition == self.scope.partition);
+            own.is_some_and(|checkpoint| version_of(checkpoint.next_offset) >= to)
+        };
+        if !reaches(&counts.checkpoints) || !reaches(&rows.checkpoints) {
+            return Err(Lost::Retry("the records went back".into()));
+        }
+        let (counts, rows) = (counts.value, rows.value);
         let counts = counts.iter().flatten().map(cached).collect();
         let statuses = rows.iter().flatten().map(StatusOf::from).map(|of| (of.user, of.content, of.status)).collect();
         self.move_to(to, counts, statuses, true).await

@@ -65,7 +65,7 @@ pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result
     let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
     params.finish()?;
     let contents: Vec<Content> = content.into_iter().collect();
-    let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
+    let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
     let mut items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
     let likes = items.pop().map(Likes::from);
     Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(likes))
@@ -87,7 +87,7 @@ pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Resul
     }
     let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
     params.finish()?;
-    let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
+    let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
     let items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
     let items = items.into_iter().map(Likes::from).collect();
     Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(LikesOfMany { items }))

@@ -32,6 +32,8 @@ const QUERY_DEADLINE: Duration = Duration::from_millis(500);
 const READS_MAX: usize = 2048;
 /// Lists under way at once in one process.
 const LISTS_MAX: usize = 128;
+/// Reads under way at once that were granted a wait.
+const WAITING_MAX: usize = 1024;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
@@ -40,6 +42,7 @@ pub struct State {
     secret: Secret,
     concurrency: Concurrency,
     lists: Concurrency,
+    waiting: Concurrency,
 }
 
 impl State {
@@ -50,7 +53,14 @@ impl State {
             secret,
             concurrency: Concurrency::new(READS_MAX),
             lists: Concurrency::new(LISTS_MAX),
+            waiting: Concurrency::new(WAITING_MAX),
         }
+    }
+
+    /// The class that a read's turn is taken in. Those that may wait for seconds have their own, so that they cannot
+    /// keep the others out.
+    fn class<'a>(&'a self, usual: &'a Concurrency, after: &After) -> &'a Concurrency {
+        if after.wait.is_zero() { usual } else { &self.waiting }
     }
 }
 

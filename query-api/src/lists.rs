@@ -105,7 +105,7 @@ pub(crate) async fn likers(state: web::Data<State>, request: HttpRequest) -> Res
     }
     params.finish()?;
     let Some(content) = content else { return Err((&likewise_http::Kind::INVALID_PARAMETER).into()) };
-    let _turn = state.lists.enter().await.map_err(|_| busy())?;
+    let _turn = state.class(&state.lists, &after).enter().await.map_err(|_| busy())?;
     let (entries, as_of) = within(&after, state.reads.likers(content, last, limit + 1, &after)).await?;
     let (entries, has_more) = cut(entries, limit);
     let next = entries.last().filter(|_| has_more).map(|last| state.secret.seal_liker(&content, last));
@@ -140,7 +140,7 @@ pub(crate) async fn likes(state: web::Data<State>, request: HttpRequest) -> Resu
     params.finish()?;
     let Some(user) = user else { return Err((&likewise_http::Kind::INVALID_PARAMETER).into()) };
     caller.must_be(user)?;
-    let _turn = state.lists.enter().await.map_err(|_| busy())?;
+    let _turn = state.class(&state.lists, &after).enter().await.map_err(|_| busy())?;
     let (entries, as_of) = within(&after, state.reads.likes_of(user, filter, last, limit + 1, &after)).await?;
     let (entries, has_more) = cut(entries, limit);
     let next = entries.last().filter(|_| has_more).map(|last| state.secret.seal_liked(user, filter, last));

@@ -1,5 +1,7 @@
 //! The `LikeToggled` event: its JSON value, its CloudEvents headers, and which records are not one.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -18,17 +20,22 @@ const MAJOR: u32 = 1;
 
 /// Record headers in the order they were written. A name may repeat; the last one counts, as in Kafka's own clients.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Headers(pub Vec<(String, Vec<u8>)>);
+pub struct Headers(pub Vec<(Cow<'static, str>, Cow<'static, [u8]>)>);
 
 impl Headers {
     /// The last value under `name`.
     pub fn get(&self, name: &str) -> Option<&[u8]> {
-        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_slice())
+        self.0.iter().rev().find(|(known, _)| known == name).map(|(_, value)| value.as_ref())
     }
 
     /// Adds a header at the end.
-    pub fn push(&mut self, name: &str, value: impl Into<Vec<u8>>) {
-        self.0.push((name.to_owned(), value.into()));
+    pub fn push(&mut self, name: impl Into<Cow<'static, str>>, value: impl Into<Vec<u8>>) {
+        self.0.push((name.into(), Cow::Owned(value.into())));
+    }
+
+    /// Adds a header with a constant value at the end.
+    pub fn push_constant(&mut self, name: &'static str, value: &'static str) {
+        self.0.push((Cow::Borrowed(name), Cow::Borrowed(value.as_bytes())));
     }
 }
 
@@ -121,14 +128,14 @@ impl LikeToggled {
     pub fn headers(&self, trace_parent: &str) -> Headers {
         let subject = self.content().subject();
         let mut headers = Headers(Vec::with_capacity(9));
-        headers.push("ce_specversion", "1.0");
+        headers.push_constant("ce_specversion", "1.0");
         headers.push("ce_id", self.key());
-        headers.push("ce_type", LIKE_TOGGLED);
-        headers.push("ce_source", SOURCE);
+        headers.push_constant("ce_type", LIKE_TOGGLED);
+        headers.push_constant("ce_source", SOURCE);
         headers.push("ce_time", self.received_at.to_string());
         headers.push("ce_subject", subject.clone());
         headers.push("ce_partitionkey", subject);
-        headers.push("content-type", CONTENT_TYPE_JSON);
+        headers.push_constant("content-type", CONTENT_TYPE_JSON);
         headers.push("traceparent", trace_parent);
         headers
     }
@@ -181,11 +188,9 @@ fn check_type(header: Option<&[u8]>) -> Result<(), Rejected> {
         return Ok(());
     }
     let version = text.strip_prefix(NAME).and_then(|rest| rest.strip_prefix(".v"));
-    let digits = version.filter(|v| !v.starts_with(['0', '+'])).ok_or(Malformed::ForeignType)?;
-    match digits.parse::<u32>() {
-        Ok(major) => Err(Halt { major }.into()),
-        Err(_) => Err(Malformed::ForeignType.into()),
-    }
+    let is_major = |v: &&str| !v.is_empty() && !v.starts_with('0') && v.bytes().all(|b| b.is_ascii_digit());
+    let digits = version.filter(is_major).ok_or(Malformed::ForeignType)?;
+    Err(Halt { major: digits.parse().unwrap_or(u32::MAX) }.into())
 }
 
 /// Whether a text is a W3C `traceparent` of version 00 (<https://www.w3.org/TR/trace-context/>).

@@ -208,6 +208,10 @@ impl<T: RequestStore + ?Sized> RequestStore for Faulty<T> {
         through!(self, inner => inner.find(key))
     }
 
+    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
+        through!(self, inner => inner.give_back(bucket, policy))
+    }
+
     async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
         self.process.point().await;
         match self.process.draw() {

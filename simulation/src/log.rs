@@ -41,6 +41,11 @@ impl SimLog {
         self.of(partition).lock().clone()
     }
 
+    /// Loses a record, as no log should.
+    pub fn forget(&self, partition: Partition, offset: Offset) {
+        self.of(partition).lock().retain(|record| record.offset != offset);
+    }
+
     fn of(&self, partition: Partition) -> &Mutex<Vec<LogRecord>> {
         &self.partitions[usize::from(partition.get())]
     }
@@ -82,7 +87,7 @@ impl EventLog for SimLog {
         }
         let all = self.of(partition).lock();
         let (mut records, mut bytes) = (Vec::new(), 0);
-        for record in all.iter().skip(from.get() as usize).take(limit.records) {
+        for record in all.iter().filter(|record| record.offset >= from).take(limit.records) {
             bytes += record.value.as_ref().map_or(0, Vec::len);
             records.push(record.clone());
             if bytes >= limit.bytes {

@@ -41,5 +41,7 @@ pub fn request(number: u128) -> RequestId {
 }
 
 fn headers(pairs: &[(&str, &str)]) -> Headers {
-    Headers(pairs.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect())
+    let mut headers = Headers::default();
+    pairs.iter().for_each(|(name, value)| headers.push((*name).to_owned(), *value));
+    headers
 }

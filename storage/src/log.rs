@@ -122,6 +122,11 @@ pub trait EventLog: Send + Sync + 'static {
     /// How many partitions it has.
     fn partitions(&self) -> PartitionCount;
 
+    /// Why nothing can be written right now, as far as the adapter knows; for readiness.
+    fn fault(&self) -> Option<StoreError> {
+        None
+    }
+
     /// Appends one record and gives its offset once it is durable.
     async fn append(&self, record: NewRecord) -> Result<Offset, AppendError>;
 

@@ -280,6 +280,11 @@ pub trait RecordStore: Send + Sync + 'static {
     /// made from another log, another partition count or another fold.
     async fn acquire(&self, partition: Partition, owner: &Owner) -> Result<Checkpoint, StoreError>;
 
+    /// Why nothing can be written right now, as far as the adapter knows; for readiness.
+    fn fault(&self) -> Option<StoreError> {
+        None
+    }
+
     /// Applies a batch in one transaction: checks the fence and moves the checkpoint, reads, folds, writes.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 

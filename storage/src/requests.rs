@@ -96,4 +96,7 @@ pub trait RequestStore: Send + Sync + 'static {
 
     /// Takes one token.
     async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError>;
+
+    /// Gives one token back, for something that was certainly not done. A bucket never holds more than its burst.
+    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError>;
 }

@@ -1,7 +1,14 @@
 //! What the SQLite adapters share: opening a file, one writing thread with group commit, a pool of readers.
 
-use std::{fmt, path::PathBuf, sync::Arc, thread};
+use std::{
+    fmt,
+    path::PathBuf,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
 
+use metrics::{Counter, Histogram, counter, histogram};
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Semaphore, mpsc};
@@ -12,13 +19,44 @@ use crate::StoreError;
 const JOBS_PER_COMMIT_MAX: usize = 4096;
 /// How many jobs may wait for the writer; past it a caller waits in line, within its own deadline.
 const QUEUE_MAX: usize = 16_384;
+/// Pages that each reader keeps in memory; the rest is in the operating system's cache.
+const READER_CACHE_KIB: u32 = 8192;
+
+/// How long after an error that leaves the file in doubt it is opened anew.
+const REOPEN_AFTER: Duration = Duration::from_secs(1);
+
+/// What a writer did, by store.
+struct Meters {
+    commits: Counter,
+    jobs: Counter,
+    failures: Counter,
+    seconds: Histogram,
+}
+
+impl Meters {
+    fn new(store: &'static str) -> Self {
+        Self {
+            commits: counter!("likewise_commits_total", "store" => store),
+            jobs: counter!("likewise_commit_jobs_total", "store" => store),
+            failures: counter!("likewise_commit_failures_total", "store" => store),
+            seconds: histogram!("likewise_commit_seconds", "store" => store),
+        }
+    }
+
+    fn count(&self, jobs: usize, started: Instant, failed: bool) {
+        self.commits.increment(1);
+        self.jobs.increment(jobs as u64);
+        self.failures.increment(u64::from(failed));
+        self.seconds.record(started.elapsed().as_secs_f64());
+    }
+}
 
 /// How a file is opened and what its store is called in errors.
 #[derive(Clone, Debug)]
 pub(crate) struct File {
     pub(crate) path: PathBuf,
     pub(crate) store: &'static str,
-    /// Pages of the database kept in memory per connection, in KiB.
+    /// Pages that the writer keeps in memory, in KiB.
     pub(crate) cache_kib: u32,
     /// `FULL`: a commit survives a power cut. `NORMAL`: it survives a crash of the process.
     pub(crate) synchronous: &'static str,
@@ -30,11 +68,7 @@ impl File {
         let connection = Connection::open(&self.path).map_err(|e| self.error(&e))?;
         let version = self.version(&connection, application_id)?;
         let set_up = || {
-            connection.pragma_update(None, "journal_mode", "WAL")?;
-            connection.pragma_update(None, "synchronous", self.synchronous)?;
-            connection.pragma_update(None, "cache_size", -i64::from(self.cache_kib))?;
-            connection.pragma_update(None, "busy_timeout", 5000)?;
-            connection.set_prepared_statement_cache_capacity(64);
+            self.prepare(&connection)?;
             if version == 0 {
                 connection.execute_batch(&format!(
                     "BEGIN IMMEDIATE; {schema} PRAGMA application_id = {application_id}; PRAGMA user_version = 1; COMMIT;"
@@ -44,6 +78,23 @@ impl File {
         };
         set_up().map_err(|e| self.error(&e))?;
         Ok(connection)
+    }
+
+    /// Opens a file that was writable before.
+    fn reopen(&self) -> Result<Connection, StoreError> {
+        let connection =
+            Connection::open_with_flags(&self.path, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(|e| self.error(&e))?;
+        self.prepare(&connection).map_err(|e| self.error(&e))?;
+        Ok(connection)
+    }
+
+    fn prepare(&self, connection: &Connection) -> rusqlite::Result<()> {
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        connection.pragma_update(None, "synchronous", self.synchronous)?;
+        connection.pragma_update(None, "cache_size", -i64::from(self.cache_kib))?;
+        connection.pragma_update(None, "busy_timeout", 5000)?;
+        connection.set_prepared_statement_cache_capacity(64);
+        Ok(())
     }
 
     /// Opens for reading, beside a process that writes.
@@ -59,7 +110,7 @@ impl File {
             return Err(StoreError::unusable(self.store, format!("{} is empty", self.path.display())));
         }
         let set_up = || {
-            connection.pragma_update(None, "cache_size", -i64::from(self.cache_kib))?;
+            connection.pragma_update(None, "cache_size", -i64::from(READER_CACHE_KIB))?;
             connection.pragma_update(None, "busy_timeout", 5000)?;
             connection.set_prepared_statement_cache_capacity(64);
             Ok(())
@@ -74,8 +125,9 @@ impl File {
         let version = pragma("user_version").map_err(|e| self.error(&e))?;
         let found = pragma("application_id").map_err(|e| self.error(&e))?;
         let unusable = |what: &str| Err(StoreError::unusable(self.store, format!("{} {what}", self.path.display())));
+        let objects = || connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get::<_, i64>(0));
         match (version, found) {
-            (0, 0) => Ok(0),
+            (0, 0) if objects().map_err(|e| self.error(&e))? == 0 => Ok(0),
             (1, id) if id == i64::from(application_id) => Ok(1),
             (_, id) if id == i64::from(application_id) => unusable("was written by a newer version of likewise"),
             _ => unusable("is a database of another program"),
@@ -132,7 +184,11 @@ pub(crate) enum Failure {
 pub(crate) struct Writer<J> {
     jobs: Option<mpsc::Sender<J>>,
     thread: Option<thread::JoinHandle<()>>,
+    fault: Fault,
 }
+
+/// Why nothing can be written right now; none if it can.
+type Fault = Arc<Mutex<Option<StoreError>>>;
 
 impl<J> Drop for Writer<J> {
     fn drop(&mut self) {
@@ -150,11 +206,15 @@ impl<J> fmt::Debug for Writer<J> {
 }
 
 impl<J: Job> Writer<J> {
-    pub(crate) fn start(file: File, connection: Connection) -> Result<Self, StoreError> {
+    /// Takes over a connection that [`File::open_writable`] opened.
+    pub(crate) fn start(file: File, mut connection: Connection) -> Result<Self, StoreError> {
         let (jobs, mut waiting) = mpsc::channel::<J>(QUEUE_MAX);
         let mut state = J::load(&connection).map_err(|e| file.error(&e))?;
+        let fault = Fault::default();
+        let known_fault = Arc::clone(&fault);
+        let meters = Meters::new(file.store);
         let run = move || {
-            let mut broken: Option<StoreError> = None;
+            let mut broken: Option<(StoreError, Instant)> = None;
             let mut batch = Vec::new();
             while let Some(job) = waiting.blocking_recv() {
                 batch.push(job);
@@ -163,18 +223,36 @@ impl<J: Job> Writer<J> {
                 {
                     batch.push(job);
                 }
-                if let Some(error) = &broken {
-                    batch.drain(..).for_each(|job| job.finish(Err(Failure::Rejected(error.clone()))));
-                    continue;
+                if let Some((error, since)) = &broken {
+                    // A fresh connection reads the file again, and with it what was really committed.
+                    let reopened = (since.elapsed() > REOPEN_AFTER).then(|| {
+                        file.reopen().and_then(|fresh| Ok((J::load(&fresh).map_err(|e| file.error(&e))?, fresh)))
+                    });
+                    match reopened {
+                        Some(Ok((loaded, fresh))) => (state, connection) = (loaded, fresh),
+                        _ => {
+                            batch.drain(..).for_each(|job| job.finish(Err(Failure::Rejected(error.clone()))));
+                            continue;
+                        }
+                    }
                 }
-                broken = commit(&file, &connection, &mut state, &mut batch);
+                let (jobs, started) = (batch.len(), Instant::now());
+                let in_doubt = commit(&file, &connection, &mut state, &mut batch);
+                meters.count(jobs, started, in_doubt.is_some());
+                known_fault.lock().clone_from(&in_doubt);
+                broken = in_doubt.map(|error| (error, Instant::now()));
             }
         };
         let thread = thread::Builder::new()
             .name("sqlite writer".into())
             .spawn(run)
             .map_err(|e| StoreError::unavailable("the writer thread", e))?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { jobs: Some(jobs), thread: Some(thread), fault })
+    }
+
+    /// Why nothing can be written right now; none if it can.
+    pub(crate) fn fault(&self) -> Option<StoreError> {
+        self.fault.lock().clone()
     }
 
     /// Queues a job; it is told its outcome. False if the writer has ended.

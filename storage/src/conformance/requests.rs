@@ -99,7 +99,11 @@ async fn a_bucket_gives_its_burst_and_refills(store: Store, pass: Pass<'_>) {
     pass(Duration::from_secs(10));
     assert!(store.take(bucket, policy).await.expect("answered").allowed, "one token flows in every ten seconds");
     assert!(!store.take(bucket, policy).await.expect("answered").allowed);
+    store.give_back(bucket, policy).await.expect("answered");
+    assert!(store.take(bucket, policy).await.expect("answered").allowed, "a token was given back");
+    assert!(!store.take(bucket, policy).await.expect("answered").allowed);
     pass(Duration::from_secs(3600));
+    store.give_back(bucket, policy).await.expect("answered");
     let full = store.take(bucket, policy).await.expect("answered");
     assert_eq!((full.allowed, full.remaining), (true, 5), "a bucket holds no more than its burst");
 }

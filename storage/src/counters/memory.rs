@@ -27,13 +27,13 @@ use crate::{
 };
 
 /// Counts kept per partition.
-const COUNTS_MAX: usize = 65_536;
+const COUNTS_MAX: usize = 16_384;
 /// Users whose statuses are kept per partition.
-const USERS_MAX: usize = 16_384;
+const USERS_MAX: usize = 4096;
 /// Statuses kept per user and partition.
-const STATUSES_MAX: usize = 256;
+const STATUSES_MAX: usize = 128;
 /// Leases kept per partition; they live two seconds.
-const LEASES_MAX: usize = 65_536;
+const LEASES_MAX: usize = 16_384;
 
 /// The counter store in memory.
 #[derive(Debug)]

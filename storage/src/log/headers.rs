@@ -3,6 +3,8 @@
 //! `count`, then per header a name and a value. A name is its index in [`NAMES`], or 255, length, bytes. A value is a
 //! tag: 0 length bytes; 1 "equals the record's key"; 2+i the i-th of [`VALUES`]. Lengths are LEB128.
 
+use std::borrow::Cow;
+
 use likewise_schema::{CONTENT_TYPE_JSON, Headers, LIKE_TOGGLED};
 
 // Both tables are a storage format: add at the end only.
@@ -34,9 +36,9 @@ pub(super) fn encode(headers: &Headers, key: Option<&[u8]>) -> Vec<u8> {
                 bytes(&mut out, name.as_bytes());
             }
         }
-        if key == Some(value.as_slice()) {
+        if key == Some(value.as_ref()) {
             out.push(SAME_AS_KEY);
-        } else if let Some(index) = VALUES.iter().position(|known| known.as_bytes() == value) {
+        } else if let Some(index) = VALUES.iter().position(|known| known.as_bytes() == value.as_ref()) {
             out.push(FIRST_KNOWN + index as u8);
         } else {
             out.push(PLAIN);
@@ -53,13 +55,13 @@ pub(super) fn decode(stored: &[u8], key: Option<&[u8]>) -> Option<Headers> {
     let mut headers = Headers(Vec::with_capacity(count.min(64)));
     for _ in 0..count {
         let name = match take(&mut input, 1)?[0] {
-            OTHER_NAME => String::from_utf8(take_bytes(&mut input)?.to_vec()).ok()?,
-            index => (*NAMES.get(usize::from(index))?).to_owned(),
+            OTHER_NAME => Cow::Owned(String::from_utf8(take_bytes(&mut input)?.to_vec()).ok()?),
+            index => Cow::Borrowed(*NAMES.get(usize::from(index))?),
         };
         let value = match take(&mut input, 1)?[0] {
-            PLAIN => take_bytes(&mut input)?.to_vec(),
-            SAME_AS_KEY => key?.to_vec(),
-            tag => VALUES.get(usize::from(tag - FIRST_KNOWN))?.as_bytes().to_vec(),
+            PLAIN => Cow::Owned(take_bytes(&mut input)?.to_vec()),
+            SAME_AS_KEY => Cow::Owned(key?.to_vec()),
+            tag => Cow::Borrowed(VALUES.get(usize::from(tag - FIRST_KNOWN))?.as_bytes()),
         };
         headers.0.push((name, value));
     }

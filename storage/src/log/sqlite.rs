@@ -224,7 +224,8 @@ impl EventLog for SqliteLog {
     }
 
     async fn append(&self, record: NewRecord) -> Result<Offset, AppendError> {
-        let size = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len);
+        let of_headers = record.headers.0.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let size = record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len) + of_headers;
         if size > RECORD_BYTES_MAX || record.partition.get() >= self.partitions.get() {
             let reason = "the record is larger than 1 MiB or names a partition that the log does not have";
             return Err(AppendError::Rejected(StoreError::unusable(STORE, reason)));
@@ -282,6 +283,10 @@ impl EventLog for SqliteLog {
                 rows.collect()
             })
             .await
+    }
+
+    fn fault(&self) -> Option<StoreError> {
+        self.writing.as_ref().and_then(|writing| writing.writer.fault())
     }
 
     async fn flush(&self) -> Result<(), StoreError> {

@@ -63,7 +63,7 @@ impl SqliteRecords {
 }
 
 fn file(path: &Path) -> File {
-    File { path: path.to_owned(), store: STORE, cache_kib: 262_144, synchronous: "NORMAL" }
+    File { path: path.to_owned(), store: STORE, cache_kib: 131_072, synchronous: "NORMAL" }
 }
 
 type Done<T> = oneshot::Sender<Result<T, CommitError>>;
@@ -370,6 +370,10 @@ impl RecordStore for SqliteRecords {
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
         self.write(|done| Write::Renew { fence, generation, result: None, done }).await
+    }
+
+    fn fault(&self) -> Option<StoreError> {
+        self.writer.as_ref().and_then(Writer::fault)
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>, StoreError> {

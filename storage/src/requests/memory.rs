@@ -93,7 +93,12 @@ impl RequestStore for MemoryRequests {
 
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
         let until = self.clock.micros().saturating_add(micros(ANSWER_LIFE));
-        self.requests.of(&key).lock().push(key, Known { intent, position: Some(position), until });
+        let known = Known { intent, position: Some(position), until };
+        let mut requests = self.requests.of(&key).lock();
+        match requests.peek_mut(&key) {
+            Some(mark) => *mark = known,
+            None => drop(requests.push(key, known)),
+        }
         Ok(())
     }
 
@@ -111,20 +116,29 @@ impl RequestStore for MemoryRequests {
         Ok(requests.get(&key).filter(|known| now < known.until).map(|known| (known.intent, known.position)))
     }
 
+    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
+        let token = micros(policy.window).max(1);
+        let full = token.saturating_mul(i64::from(policy.burst));
+        if let Some(level) = self.buckets.of(&bucket).lock().peek_mut(&bucket) {
+            level.filled = level.filled.saturating_add(token).min(full);
+        }
+        Ok(())
+    }
+
     async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
         let now = self.clock.micros();
         // One token is `window` token-microseconds; `burst` of them flow in per microsecond.
         let (token, rate) = (micros(policy.window).max(1), i64::from(policy.burst));
         let full = token.saturating_mul(rate);
         let mut buckets = self.buckets.of(&bucket).lock();
-        let level = buckets.get(&bucket).copied().unwrap_or(Level { filled: full, at: now });
+        let level = buckets.get_or_insert_mut(bucket, || Level { filled: full, at: now });
         let flowed = (now - level.at).max(0).saturating_mul(rate);
         let mut filled = level.filled.saturating_add(flowed).min(full);
         let allowed = filled >= token;
         if allowed {
             filled -= token;
         }
-        buckets.push(bucket, Level { filled, at: now.max(level.at) });
+        *level = Level { filled, at: now.max(level.at) };
         let rate = rate.max(1);
         let missing = ((token - filled).max(0) + rate - 1) / rate;
         Ok(Taken {
