@@ -141,6 +141,7 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
     for (name, rate, one_post) in [
         ("3,000/s", 3000.0, false),
         ("3,000/s on one post", 3000.0, true),
+        ("10,000/s", 10_000.0, false),
         ("its share of the bare POST", options.share * bare, false),
         ("overload: 4 times its share", 4.0 * options.share * bare, false),
     ] {
@@ -156,14 +157,15 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
         let outcome = load::run(&server.address, plan).await?;
         first += outcome.sent;
         let worst = lag.stop().await;
-        print(name, rate / bare, &outcome, &worst, server.rss_kib());
+        print(name, rate, rate / bare, &outcome, &worst, server.rss_kib());
         settle(&server).await?;
     }
     Ok(())
 }
 
-fn print(name: &str, share: f64, outcome: &Outcome, worst: &Worst, rss_kib: u64) {
-    println!("  {name} ({share:.2} of bare): {:.0} accepted/s, {} refused", outcome.rate(), outcome.refused);
+fn print(name: &str, rate: f64, share: f64, outcome: &Outcome, worst: &Worst, rss_kib: u64) {
+    let (accepted, refused) = (outcome.rate(), outcome.refused);
+    println!("  {name}: {rate:.0}/s due ({share:.2} of bare), {accepted:.0}/s accepted, {refused} refused");
     println!("    accepted  {}", quantiles(&outcome.latency));
     println!("    visible   {}", quantiles(&outcome.visible));
     println!("    lag       at most {:.2} s, {} events; memory {} MiB", worst.seconds, worst.events, rss_kib / 1024);
