@@ -5,7 +5,7 @@ use std::time::Duration;
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use likewise_http::{
     BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, read_body, refuse_body, trace_parent,
-    wait_preference,
+    wait_preference, whole_seconds,
 };
 use likewise_schema::{Content, ContentId, ContentType, Invalid, Position, RequestId, Timestamp, UserId};
 use likewise_storage::requests::Intent;
@@ -348,7 +348,6 @@ fn problem(refusal: Refusal) -> Problem {
         Refusal::Reused => (&Kind::REQUEST_ID_REUSED).into(),
         Refusal::RequestIdTime { now } => Problem::from(&Kind::REQUEST_ID_TIME).with_server_time(now),
         Refusal::Quota(taken) => {
-            let seconds = taken.next_in.as_secs() + u64::from(taken.next_in.subsec_nanos() > 0);
             let (burst, window) = (PAIR_POLICY.burst, PAIR_POLICY.window.as_secs());
             Problem::from(&Kind::QUOTA_EXCEEDED)
                 .with_retry_after(taken.next_in)
@@ -358,7 +357,7 @@ fn problem(refusal: Refusal) -> Problem {
                 )
                 .with_header(
                     header::HeaderName::from_static("ratelimit"),
-                    format!("\"pair\";r={};t={}", taken.remaining, seconds.max(1)),
+                    format!("\"pair\";r={};t={}", taken.remaining, whole_seconds(taken.next_in)),
                 )
         }
         Refusal::Backlog => busy(),

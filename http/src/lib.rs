@@ -19,6 +19,6 @@ pub use caller::Caller;
 pub use limits::{Busy, Concurrency};
 pub use params::Params;
 pub use prefer::wait_preference;
-pub use problem::{Fault, KINDS, Kind, Outcome, Problem};
+pub use problem::{Fault, KINDS, Kind, Outcome, Problem, whole_seconds};
 pub use routes::{Health, HealthApi, Routes, health_routes};
 pub use server::{Server, trace_parent};

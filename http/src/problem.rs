@@ -251,8 +251,8 @@ impl Problem {
     }
 }
 
-/// Rounded up, at least 1.
-fn whole_seconds(time: Duration) -> u64 {
+/// A wait as headers tell it: seconds, rounded up, at least 1.
+pub fn whole_seconds(time: Duration) -> u64 {
     (time.as_secs() + u64::from(time.subsec_nanos() > 0)).max(1)
 }
 
