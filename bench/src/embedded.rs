@@ -8,14 +8,13 @@ use std::{
     time::Duration,
 };
 
-use clap::Args;
-use hdrhistogram::Histogram;
+use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use crate::{
     disk,
-    load::{self, Connection, Outcome, Pace, Plan},
+    load::{self, Connection, Outcome, Pace, Plan, quantiles},
     peers::Kind,
     process::Server,
 };
@@ -37,12 +36,29 @@ pub(crate) struct Options {
     /// The whole service's load, as a share of the bare POST's rate.
     #[arg(long, default_value_t = 0.15)]
     share: f64,
+    /// Run one part alone.
+    #[arg(long)]
+    only: Option<Part>,
+    /// The bare POST's rate, where the part that measures it is left out.
+    #[arg(long, default_value_t = 100_000.0)]
+    bare: f64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// The highest rates of the bare POST, of accepting alone and of one transaction per like.
+    Peaks,
+    /// The whole service, with projection.
+    Whole,
 }
 
 pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
     println!("fdatasync: {:.0}/s", disk::fdatasync_rate(dir.path())?);
-    let bare = peaks(options, dir.path()).await?;
+    let bare = if options.only == Some(Part::Whole) { options.bare } else { peaks(options, dir.path()).await? };
+    if options.only == Some(Part::Peaks) {
+        return Ok(());
+    }
     whole(likewise, options, dir.path(), bare).await
 }
 
@@ -96,17 +112,6 @@ async fn peaks(options: &Options, dir: &Path) -> Result<f64> {
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-fn quantiles(histogram: &Histogram<u64>) -> String {
-    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
-    format!(
-        "p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} ms",
-        at(0.5),
-        at(0.99),
-        at(0.999),
-        histogram.max() as f64 / 1000.0
-    )
 }
 
 /// The whole service with rows that are there, at rising loads.

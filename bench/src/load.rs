@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use clap::Args;
 use hdrhistogram::Histogram;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -23,6 +24,53 @@ use uuid::Uuid;
 
 /// Contents that likes are spread over.
 const CONTENTS: u64 = 100_000;
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Where the service listens, such as 127.0.0.1:8080.
+    address: String,
+    /// Connections that are kept.
+    #[arg(long, default_value_t = 64)]
+    connections: usize,
+    /// For how long.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Likes a second, sent on a fixed schedule; without it each connection sends its next like when one is answered.
+    #[arg(long)]
+    rate: Option<f64>,
+    /// The first like's number: likes of one number are one pair.
+    #[arg(long, default_value_t = 0)]
+    first: u64,
+}
+
+/// Runs one load and prints it.
+pub(crate) async fn print(options: &Options) -> Result<()> {
+    let plan = Plan {
+        connections: options.connections,
+        time: Duration::from_secs(options.seconds),
+        pace: options.rate.map_or(Pace::Closed, Pace::Open),
+        first: options.first,
+        visible_every: options.rate.map_or(0, |rate| (rate / 100.0) as u64),
+        one_post: false,
+    };
+    let outcome = run(&options.address, plan).await?;
+    println!("{:.0}/s accepted, {} refused", outcome.rate(), outcome.refused);
+    println!("accepted  {}", quantiles(&outcome.latency));
+    println!("visible   {}", quantiles(&outcome.visible));
+    Ok(())
+}
+
+/// A histogram of microseconds in a line.
+pub(crate) fn quantiles(histogram: &Histogram<u64>) -> String {
+    let at = |quantile| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    format!(
+        "p50 {:.1}, p99 {:.1}, p99.9 {:.1}, max {:.1} ms",
+        at(0.5),
+        at(0.99),
+        at(0.999),
+        histogram.max() as f64 / 1000.0
+    )
+}
 
 /// When requests are sent.
 #[derive(Clone, Copy, Debug)]

@@ -35,6 +35,8 @@ enum Command {
         #[command(flatten)]
         options: embedded::Options,
     },
+    /// Sends likes of new pairs to a service that runs, and prints what came of it.
+    Load(load::Options),
     /// A server that another benchmark is compared with.
     #[command(hide = true)]
     Peer {
@@ -50,6 +52,7 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match Cli::parse().command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
+        Command::Load(options) => runtime.block_on(load::print(&options)),
         Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
     }
 }

@@ -127,7 +127,7 @@ impl Commands {
     }
 
     /// Takes one command. Accepted means: the log has it.
-    pub async fn submit(&self, command: Command) -> Result<Accepted, Refusal> {
+    pub async fn submit(&self, command: &Command) -> Result<Accepted, Refusal> {
         let deadline = Instant::now() + COMMAND_DEADLINE;
         let now = self.ports.clock.now();
         check_time(&command.request_id, now)?;
@@ -139,7 +139,7 @@ impl Commands {
             Begin::Answered(position) => return Ok(Accepted { position, replayed: true }),
             Begin::Conflict => return Err(Refusal::Reused),
         }
-        match self.append(&command, now, deadline).await {
+        match self.append(command, now, deadline).await {
             Ok(position) => {
                 let _a_courtesy = self.ports.requests.finish(key, command.intent, position).await;
                 Ok(Accepted { position, replayed: false })

@@ -1,6 +1,6 @@
 //! `POST /v1/likes`, its batch, and `PUT`/`DELETE` of one like.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use likewise_http::{
@@ -199,7 +199,7 @@ pub(crate) async fn batch(state: web::Data<State>, request: HttpRequest, payload
     let body = read_body(&request, payload, BATCH_BODY).await?;
     let commands = read_batch(&body, &request)?;
     let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
-    let outcomes = commands.iter().map(|command| state.commands.submit(command.clone()));
+    let outcomes = commands.iter().map(|command| state.commands.submit(command));
     let outcomes = futures::future::join_all(outcomes).await;
     let results = commands.iter().zip(outcomes).map(|(command, outcome)| match outcome {
         Ok(accepted) => serde_json::to_value(answer(command, accepted, None)).unwrap_or_default(),
@@ -264,7 +264,7 @@ fn read_command(fields: &mut Fields<'_>, key: Option<String>, request: &HttpRequ
             }
         }
     }
-    fn text(fields: &mut Fields<'_>, name: &str) -> Option<String> {
+    fn text<'a>(fields: &mut Fields<'a>, name: &str) -> Option<Cow<'a, str>> {
         let raw = fields.required(name)?;
         fields.text(name, raw)
     }
@@ -319,7 +319,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 async fn submit(state: &State, request: &HttpRequest, command: Command) -> Answer {
     let accepted = {
         let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
-        state.commands.submit(command.clone()).await.map_err(problem)?
+        state.commands.submit(&command).await.map_err(problem)?
     };
     let wait = wait_preference(request);
     let count = match wait {

@@ -1,6 +1,6 @@
 //! Strict JSON bodies: what is not exactly the object that is expected is refused, with every fault named.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{borrow::Cow, time::Duration};
 
 use actix_web::{HttpRequest, http::header, web};
 use futures::StreamExt;
@@ -67,16 +67,16 @@ fn is_json(content_type: &str) -> bool {
 #[derive(Debug)]
 pub struct Fields<'a> {
     pointer: String,
-    members: BTreeMap<String, &'a RawValue>,
+    members: Vec<Member<'a>>,
     form: Vec<Fault>,
     value: Vec<Fault>,
 }
 
 /// A member's value, as far as its JSON type goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Found {
+pub enum Found<'a> {
     /// A string.
-    Text(String),
+    Text(Cow<'a, str>),
     /// An integer without fraction or exponent; none if it does not fit.
     Integer(Option<i64>),
 }
@@ -95,6 +95,7 @@ impl<'a> Fields<'a> {
             // serde's words can repeat the input; only its class is told.
             let detail = match e.classify() {
                 serde_json::error::Category::Data if e.to_string().starts_with(REPEATED) => "A field is repeated.",
+                serde_json::error::Category::Data if e.to_string().starts_with(TOO_MANY) => "It has too many fields.",
                 serde_json::error::Category::Data => "A JSON object is expected.",
                 _ => "The body is not JSON.",
             };
@@ -114,11 +115,12 @@ impl<'a> Fields<'a> {
 
     /// A member that may be left out. Its raw JSON text.
     pub fn optional(&mut self, name: &str) -> Option<&'a str> {
-        self.members.remove(name).map(RawValue::get)
+        let index = self.members.iter().position(|(known, _)| known == name)?;
+        Some(self.members.swap_remove(index).1.get())
     }
 
     /// A string or an integer. None, and a fault, if it is neither.
-    pub fn text_or_integer(&mut self, name: &str, raw: &str) -> Option<Found> {
+    pub fn text_or_integer(&mut self, name: &str, raw: &'a str) -> Option<Found<'a>> {
         match raw.as_bytes().first() {
             Some(b'"') => self.text(name, raw).map(Found::Text),
             Some(b'-' | b'0'..=b'9') if !raw.contains(['.', 'e', 'E']) => Some(Found::Integer(raw.parse().ok())),
@@ -130,9 +132,9 @@ impl<'a> Fields<'a> {
     }
 
     /// A string without NUL. None, and a fault, if it is not.
-    pub fn text(&mut self, name: &str, raw: &str) -> Option<String> {
-        match serde_json::from_str::<String>(raw) {
-            Ok(text) if !text.contains('\0') => Some(text),
+    pub fn text(&mut self, name: &str, raw: &'a str) -> Option<Cow<'a, str>> {
+        match serde_json::from_str::<Text<'a>>(raw) {
+            Ok(Text(text)) if !text.contains('\0') => Some(text),
             Ok(_) => {
                 self.form_fault(name, "must not hold U+0000");
                 None
@@ -195,24 +197,39 @@ impl<'a> Fields<'a> {
 }
 
 const REPEATED: &str = "a field is repeated";
+const TOO_MANY: &str = "too many fields";
+
+/// A name and its raw value.
+type Member<'a> = (Cow<'a, str>, &'a RawValue);
+
+/// Most members of an object that is read: more than any here has, so that looking for a repeated name stays short.
+const MEMBERS_MAX: usize = 64;
 
 /// An object's members; a repeated name is an error, an array is not an object.
-struct Members<'a>(BTreeMap<String, &'a RawValue>);
+struct Members<'a>(Vec<Member<'a>>);
+
+/// A string as it stands in the body, where it holds no escapes.
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Object;
         impl<'de> Visitor<'de> for Object {
-            type Value = BTreeMap<String, &'de RawValue>;
+            type Value = Vec<Member<'de>>;
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut members = BTreeMap::new();
-                while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
-                    if members.insert(name, value).is_some() {
+                let mut members: Vec<Member<'de>> = Vec::with_capacity(8);
+                while let Some((Text(name), value)) = map.next_entry::<Text<'de>, &'de RawValue>()? {
+                    if members.iter().any(|(known, _)| *known == name) {
                         return Err(A::Error::custom(REPEATED));
                     }
+                    if members.len() == MEMBERS_MAX {
+                        return Err(A::Error::custom(TOO_MANY));
+                    }
+                    members.push((name, value));
                 }
                 Ok(members)
             }

@@ -2,7 +2,6 @@
 
 use std::{
     cell::RefCell,
-    collections::HashMap,
     net::{IpAddr, TcpListener},
     rc::Rc,
     time::Duration,
@@ -117,15 +116,17 @@ fn refuse_early(request: &ServiceRequest) -> Option<Problem> {
     if length > URI_BYTES_MAX {
         return Some((&Kind::URI_TOO_LONG).into());
     }
-    let path = uri.path().to_ascii_lowercase();
-    let suspicious = path.contains("%00") || path.contains("%2e") || path.contains("%2f") || path.contains('\0');
+    let path = uri.path();
+    let escapes = || ["%00", "%2e", "%2f"].iter().any(|escape| path.to_ascii_lowercase().contains(escape));
+    let suspicious = path.contains('\0') || (path.contains('%') && escapes());
     suspicious.then(|| Problem::new(&Kind::INVALID_PARAMETER, "The path holds a character that no path here has."))
 }
 
-/// Requests by route, method and status, counted without building labels for each request.
+/// Requests by route, method and status, counted without building labels for each request. There are few: they
+/// are looked for in order.
 #[derive(Default)]
 struct Meters {
-    known: RefCell<HashMap<MeterKey, (Counter, Histogram)>>,
+    known: RefCell<Vec<(MeterKey, Counter, Histogram)>>,
 }
 
 /// Method, route and status.
@@ -134,25 +135,26 @@ type MeterKey = (&'static str, Option<String>, u16);
 impl Meters {
     fn count(&self, key: MeterKey, took: Duration) {
         let mut known = self.known.borrow_mut();
-        let (requests, seconds) = known.entry(key.clone()).or_insert_with(|| {
-            let (method, route, status) = key;
-            let route = route.unwrap_or_else(|| "none".into());
-            let labels = [("method", method.to_owned()), ("route", route), ("status", status.to_string())];
-            (
-                counter!("likewise_http_requests_total", &labels),
-                histogram!("likewise_http_request_seconds", &labels[1..2]),
-            )
+        let index = known.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
+            let (method, route, status) = &key;
+            let route = route.clone().unwrap_or_else(|| "none".into());
+            let labels = [("method", (*method).to_owned()), ("route", route), ("status", status.to_string())];
+            let requests = counter!("likewise_http_requests_total", &labels);
+            let seconds = histogram!("likewise_http_request_seconds", &labels[1..2]);
+            known.push((key, requests, seconds));
+            known.len() - 1
         });
+        let (_, requests, seconds) = &known[index];
         requests.increment(1);
         seconds.record(took.as_secs_f64());
     }
 }
 
-/// The request's W3C `traceparent` if it has a valid one, else a new one.
+/// The request's W3C `traceparent` if it has a valid one, else a new one made of `random` numbers.
 pub fn trace_parent(request: &HttpRequest, random: impl Fn() -> u128) -> String {
     let given = request.headers().get("traceparent").and_then(|value| value.to_str().ok());
     match given.filter(|text| likewise_schema::trace_parent_is_valid(text)) {
         Some(valid) => valid.to_owned(),
-        None => format!("00-{:032x}-{:016x}-00", random() | 1, (random() as u64) | 1),
+        None => likewise_schema::trace_parent(random(), random() as u64),
     }
 }

@@ -5,16 +5,13 @@ CREATE TABLE log_identity (
     partitions INTEGER NOT NULL
 ) STRICT;
 
--- Rows are only ever added, at the next offset of their partition.
-CREATE TABLE log_records (
-    partition INTEGER NOT NULL,
-    offset    INTEGER NOT NULL,
-    timestamp INTEGER NOT NULL,
-    key       BLOB,
-    value     BLOB,
-    headers   BLOB    NOT NULL,
-    PRIMARY KEY (partition, offset)
-) STRICT, WITHOUT ROWID;
+-- Records of all partitions that were committed together. Rows are only ever added, at the end, so that a commit
+-- writes few pages. Numbers have no gaps and ends never fall, so that an offset is found by bisection.
+CREATE TABLE log_batches (
+    number  INTEGER PRIMARY KEY,
+    ends    BLOB NOT NULL, -- of every partition, after this batch
+    records BLOB NOT NULL
+) STRICT;
 
 CREATE TABLE dead_letters (
     offset    INTEGER PRIMARY KEY,

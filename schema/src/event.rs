@@ -16,6 +16,8 @@ pub const LIKE_TOGGLED: &str = "LikeToggled.v1";
 pub const CONTENT_TYPE_JSON: &str = "application/json";
 const SOURCE: &str = "/likewise/command-api";
 const NAME: &str = "LikeToggled";
+/// Enough for nearly every value: made once, at its length.
+const VALUE_BYTES: usize = 256;
 const MAJOR: u32 = 1;
 
 /// Record headers in the order they were written. A name may repeat; the last one counts, as in Kafka's own clients.
@@ -115,13 +117,15 @@ impl LikeToggled {
 
     /// The record's key: the requestId as lower-case text.
     pub fn key(&self) -> Vec<u8> {
-        self.request_id.to_string().into_bytes()
+        self.request_id.text().to_vec()
     }
 
     /// The record's value: JSON, fields in the order of the contract.
     pub fn value(&self) -> Vec<u8> {
+        let mut value = Vec::with_capacity(VALUE_BYTES);
         // Every field serialises to a string or a bool: there is nothing that can fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        let _cannot_fail = serde_json::to_writer(&mut value, self);
+        value
     }
 
     /// The record's headers: CloudEvents 1.0, binary mode, with the partitioning and tracing extensions.
@@ -160,9 +164,7 @@ impl LikeToggled {
         }
         // The reason is serde's, without the place: it can name fields, never the value's content.
         let event: Self = serde_json::from_slice(value).map_err(|e| Malformed::Json(reason(&e)))?;
-        let mut text = uuid::Uuid::encode_buffer();
-        let id = uuid::Uuid::from_bytes(*event.request_id.as_bytes());
-        if key != id.hyphenated().encode_lower(&mut text).as_bytes() {
+        if key != event.request_id.text() {
             return Err(Malformed::KeyMismatch.into());
         }
         let expected = count.partition_of(&event.content());
@@ -202,4 +204,26 @@ pub fn trace_parent_is_valid(text: &str) -> bool {
     let not_zero = |part: &str| part.bytes().any(|b| b != b'0');
     matches!(parts[..], [version, trace, parent, flags]
         if version == "00" && hex(trace, 32) && not_zero(trace) && hex(parent, 16) && not_zero(parent) && hex(flags, 2))
+}
+
+/// A W3C `traceparent` of version 00 that is not sampled. An id of 0, which the standard forbids, becomes 1.
+pub fn trace_parent(trace: u128, parent: u64) -> String {
+    let mut trace_text = [0; 32];
+    let mut parent_text = [0; 32];
+    let trace = uuid::Uuid::from_u128(trace.max(1)).simple().encode_lower(&mut trace_text);
+    let parent = uuid::Uuid::from_u64_pair(parent.max(1), 0).simple().encode_lower(&mut parent_text);
+    ["00-", trace, "-", &parent[..16], "-00"].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_parent_is_made_as_it_is_checked() {
+        assert_eq!(trace_parent(0xabc, 7), "00-00000000000000000000000000000abc-0000000000000007-00");
+        assert!(
+            trace_parent_is_valid(&trace_parent(0, 0)) && trace_parent_is_valid(&trace_parent(u128::MAX, u64::MAX))
+        );
+    }
 }

@@ -70,16 +70,17 @@ macro_rules! positive_id {
             }
         }
 
-        text_serde!($name);
+        text_serde!($name, |id, serializer| serializer.collect_str(id));
     };
 }
 
 /// JSON gives ids as strings: JavaScript loses digits past 2^53.
 macro_rules! text_serde {
-    ($name:ident) => {
+    ($name:ident, |$id:ident, $serializer:ident| $serialize:expr) => {
         impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+            fn serialize<S: serde::Serializer>(&self, $serializer: S) -> Result<S::Ok, S::Error> {
+                let $id = self;
+                $serialize
             }
         }
 
@@ -156,7 +157,7 @@ impl Ord for ContentType {
     }
 }
 
-text_serde!(ContentType);
+text_serde!(ContentType, |id, serializer| serializer.serialize_str(id.as_str()));
 
 /// Something that can be liked. Written `post:42` in queries and `post/42` in event headers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -208,6 +209,13 @@ impl RequestId {
         self.0.as_bytes()
     }
 
+    /// The text: lower case, 36 characters.
+    pub fn text(&self) -> [u8; 36] {
+        let mut text = [0; 36];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
+    }
+
     /// From the 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
@@ -244,4 +252,6 @@ impl fmt::Display for RequestId {
     }
 }
 
-text_serde!(RequestId);
+text_serde!(RequestId, |id, serializer| {
+    serializer.serialize_str(id.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+});

@@ -13,7 +13,8 @@ mod position;
 mod time;
 
 pub use event::{
-    CONTENT_TYPE_JSON, Halt, Headers, LIKE_TOGGLED, LikeToggled, Malformed, Rejected, trace_parent_is_valid,
+    CONTENT_TYPE_JSON, Halt, Headers, LIKE_TOGGLED, LikeToggled, Malformed, Rejected, trace_parent,
+    trace_parent_is_valid,
 };
 pub use ids::{Content, ContentId, ContentType, Invalid, Pair, RequestId, UserId};
 pub use partition::{Partition, PartitionCount, SHARDS};

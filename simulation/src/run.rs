@@ -261,7 +261,7 @@ async fn client(servers: Arc<Servers>, apis: Arc<Mutex<Vec<Arc<Commands>>>>, not
                 std::mem::replace(&mut notes.lock().histories.entry(command.request_id).or_default().unknown, true);
             // A client that gives up waiting: the request is cancelled wherever it is.
             let patience = Duration::from_millis(if world.chance(50) { world.below(50) } else { 60_000 });
-            let outcome = tokio::time::timeout(patience, api.submit(command.clone())).await;
+            let outcome = tokio::time::timeout(patience, api.submit(&command)).await;
             if note(&notes, &command, was_unknown, outcome.ok()) {
                 break;
             }

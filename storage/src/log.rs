@@ -1,7 +1,10 @@
 //! The event log: the source of truth.
 
+mod batch;
 mod headers;
+mod leb128;
 mod sqlite;
+mod tail;
 
 use std::time::Duration;
 
@@ -81,7 +84,7 @@ pub struct ReadLimit {
 }
 
 /// What one read saw, in one snapshot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Slice {
     /// Records from the offset asked for, ascending.
     pub records: Vec<LogRecord>,

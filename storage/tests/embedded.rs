@@ -92,6 +92,57 @@ async fn a_log_is_what_it_was_after_it_is_opened_again() {
     assert!(refused.contains("--partitions 16"), "{refused}");
 }
 
+/// The writer answers from memory, a reader beside it from the file: both must tell the same, from every offset.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn memory_and_file_tell_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("log.db");
+    let log = Arc::new(SqliteLog::open(&file, MANY).unwrap());
+    let mut appends = Vec::new();
+    for number in 0..600_u32 {
+        // Partition 3 gets one record in a hundred, partition 1 none at the start and many later.
+        let to = if number % 100 == 0 { 3 } else { u32::from(number > 300) };
+        let log = Arc::clone(&log);
+        appends.push(tokio::spawn(async move {
+            let new = NewRecord { partition: partition(to), ..record(&number.to_string()) };
+            log.append(new).await.unwrap();
+        }));
+        if number % 37 == 0 {
+            for append in appends.drain(..) {
+                append.await.unwrap();
+            }
+        }
+    }
+    for append in appends {
+        append.await.unwrap();
+    }
+    let beside = SqliteLog::open_readable(&file).unwrap();
+    let limit = ReadLimit { records: 7, bytes: 3000, wait: Duration::ZERO };
+    let mut read = 0;
+    for number in 0..4 {
+        let end = log.bounds(partition(number)).await.unwrap().end.get();
+        for from in 0..=end + 1 {
+            let from = Offset::new(from).unwrap();
+            let (memory, disk) =
+                (log.read(partition(number), from, limit), beside.read(partition(number), from, limit));
+            let (memory, disk) = (memory.await.unwrap(), disk.await.unwrap());
+            assert_eq!(memory, disk, "partition {number} from {from}");
+            assert_eq!(beside.mark(partition(number), from).await.unwrap(), disk.records.first().map(|r| r.mark()));
+            read += disk.records.len();
+        }
+    }
+    assert!(read > 600, "something was compared: {read}");
+    let end = log.bounds(partition(0)).await.unwrap().end;
+    drop((log, beside));
+    let log = SqliteLog::open(&file, MANY).unwrap();
+    let mut key = record("reopened");
+    key.partition = partition(0);
+    assert_eq!(log.append(key).await.unwrap(), end);
+    let from = Offset::new(end.get() - 1).unwrap();
+    let records = log.read(partition(0), from, limit).await.unwrap().records;
+    assert_eq!(records.len(), 2, "what memory does not reach back to is read from the file");
+}
+
 #[tokio::test]
 async fn a_follower_in_another_process_sees_new_records() {
     let dir = tempfile::tempdir().unwrap();

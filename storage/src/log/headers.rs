@@ -7,6 +7,8 @@ use std::borrow::Cow;
 
 use likewise_schema::{CONTENT_TYPE_JSON, Headers, LIKE_TOGGLED};
 
+use super::leb128::{put, put_bytes, take, take_bytes, take_exactly};
+
 // Both tables are a storage format: add at the end only.
 const NAMES: [&str; 9] = [
     "ce_specversion",
@@ -25,15 +27,14 @@ const PLAIN: u8 = 0;
 const SAME_AS_KEY: u8 = 1;
 const FIRST_KNOWN: u8 = 2;
 
-pub(super) fn encode(headers: &Headers, key: Option<&[u8]>) -> Vec<u8> {
-    let mut out = Vec::with_capacity(160);
-    length(&mut out, headers.0.len());
+pub(super) fn encode(out: &mut Vec<u8>, headers: &Headers, key: Option<&[u8]>) {
+    put(out, headers.0.len() as u64);
     for (name, value) in &headers.0 {
         match NAMES.iter().position(|known| known == name) {
             Some(index) => out.push(index as u8),
             None => {
                 out.push(OTHER_NAME);
-                bytes(&mut out, name.as_bytes());
+                put_bytes(out, name.as_bytes());
             }
         }
         if key == Some(value.as_ref()) {
@@ -42,23 +43,22 @@ pub(super) fn encode(headers: &Headers, key: Option<&[u8]>) -> Vec<u8> {
             out.push(FIRST_KNOWN + index as u8);
         } else {
             out.push(PLAIN);
-            bytes(&mut out, value);
+            put_bytes(out, value);
         }
     }
-    out
 }
 
 /// None if the bytes are not what [`encode`] writes: the file is damaged.
 pub(super) fn decode(stored: &[u8], key: Option<&[u8]>) -> Option<Headers> {
     let mut input = stored;
-    let count = take_length(&mut input)?;
+    let count = usize::try_from(take(&mut input)?).ok()?;
     let mut headers = Headers(Vec::with_capacity(count.min(64)));
     for _ in 0..count {
-        let name = match take(&mut input, 1)?[0] {
+        let name = match take_exactly(&mut input, 1)?[0] {
             OTHER_NAME => Cow::Owned(String::from_utf8(take_bytes(&mut input)?.to_vec()).ok()?),
             index => Cow::Borrowed(*NAMES.get(usize::from(index))?),
         };
-        let value = match take(&mut input, 1)?[0] {
+        let value = match take_exactly(&mut input, 1)?[0] {
             PLAIN => Cow::Owned(take_bytes(&mut input)?.to_vec()),
             SAME_AS_KEY => Cow::Owned(key?.to_vec()),
             tag => Cow::Borrowed(VALUES.get(usize::from(tag - FIRST_KNOWN))?.as_bytes()),
@@ -66,42 +66,6 @@ pub(super) fn decode(stored: &[u8], key: Option<&[u8]>) -> Option<Headers> {
         headers.0.push((name, value));
     }
     input.is_empty().then_some(headers)
-}
-
-fn length(out: &mut Vec<u8>, mut length: usize) {
-    while length >= 128 {
-        out.push((length & 127) as u8 | 128);
-        length >>= 7;
-    }
-    out.push(length as u8);
-}
-
-fn bytes(out: &mut Vec<u8>, bytes: &[u8]) {
-    length(out, bytes.len());
-    out.extend_from_slice(bytes);
-}
-
-fn take<'a>(input: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, rest) = input.split_at_checked(count)?;
-    *input = rest;
-    Some(taken)
-}
-
-fn take_length(input: &mut &[u8]) -> Option<usize> {
-    let mut length = 0;
-    for shift in [0, 7, 14, 21] {
-        let byte = take(input, 1)?[0];
-        length |= usize::from(byte & 127) << shift;
-        if byte < 128 {
-            return Some(length);
-        }
-    }
-    None
-}
-
-fn take_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
-    let length = take_length(input)?;
-    take(input, length)
 }
 
 #[cfg(test)]
@@ -115,7 +79,8 @@ mod tests {
         headers.push("ce_type", LIKE_TOGGLED);
         headers.push("x-other", vec![0_u8; 300]);
         headers.push("ce_id", "another");
-        let stored = encode(&headers, Some(b"the key"));
+        let mut stored = Vec::new();
+        encode(&mut stored, &headers, Some(b"the key"));
         assert_eq!(decode(&stored, Some(b"the key")), Some(headers));
         assert_eq!(decode(&stored[..stored.len() - 1], Some(b"the key")), None);
         assert_eq!(decode(&stored, None), None, "a value that stood for the key is lost with it");

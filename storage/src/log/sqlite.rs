@@ -4,29 +4,29 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
+    vec::Drain,
 };
 
 use async_trait::async_trait;
 use likewise_schema::{Offset, Partition, PartitionCount, Timestamp, sql};
 use rusqlite::{Connection, OptionalExtension, params};
-use tokio::{
-    sync::{oneshot, watch},
-    time::{Instant, timeout_at},
-};
+use tokio::{sync::oneshot, time::Instant};
 
 use super::{
     AppendError, Before, Bounds, DeadLetter, EventLog, LogRecord, Mark, NewRecord, RECORD_BYTES_MAX, ReadLimit, Slice,
-    headers,
+    batch, headers, tail::Tails,
 };
 use crate::{
     StoreError,
-    sqlite::{Failure, File, Job, Readers, Writer},
+    sqlite::{Commits, Failure, File, Readers, Writer},
 };
 
 const STORE: &str = "the log";
-/// "Lwl1" in the file header, so that a foreign database is not taken for a log.
-const APPLICATION_ID: i32 = 0x4c77_6c31;
+/// "Lwl2" in the file header, so that a foreign database is not taken for a log.
+const APPLICATION_ID: i32 = 0x4c77_6c32;
 const READERS: usize = 4;
+/// A batch that reaches this many bytes is a row of its own.
+const BATCH_BYTES: usize = 1024 * 1024;
 /// How often a process that only reads looks for new records of the one that writes.
 const FOLLOW_EVERY: Duration = Duration::from_millis(50);
 
@@ -42,8 +42,7 @@ pub struct SqliteLog {
 #[derive(Debug)]
 struct Writing {
     writer: Writer<Append>,
-    /// The end of each partition, for readers that wait.
-    ends: Arc<Vec<watch::Sender<i64>>>,
+    tails: Arc<Tails>,
 }
 
 impl SqliteLog {
@@ -69,10 +68,10 @@ impl SqliteLog {
             return Err(StoreError::unusable(STORE, reason));
         }
         let readers = Readers::open(&file, APPLICATION_ID, READERS)?;
-        let ends = load_ends(&connection, partitions).map_err(|e| file.error(&e))?;
-        let ends = Arc::new(ends.into_iter().map(watch::Sender::new).collect());
-        let writer = Writer::start(file, connection)?;
-        Ok(Self { identity, partitions, readers, writing: Some(Writing { writer, ends }) })
+        let tails = Arc::new(Tails::new(partitions));
+        let appends = Appends { last: 0, ends: Vec::new(), tails: Arc::clone(&tails), partitions };
+        let writer = Writer::start(file, connection, appends)?;
+        Ok(Self { identity, partitions, readers, writing: Some(Writing { writer, tails }) })
     }
 
     /// Opens the log for reading only, beside the service that may be writing it.
@@ -88,13 +87,18 @@ impl SqliteLog {
         self.writing.as_ref().ok_or_else(|| StoreError::unusable(STORE, "it was opened for reading only"))
     }
 
+    /// Reads from memory where it reaches back far enough, else from the file.
+    async fn read_now(&self, partition: Partition, from: Offset, limit: ReadLimit) -> Result<Slice, StoreError> {
+        match self.writing.as_ref().and_then(|writing| writing.tails.read(partition, from, limit)) {
+            Some(slice) => Ok(slice),
+            None => self.readers.read(move |snapshot| read_slice(snapshot, partition, from, limit)).await,
+        }
+    }
+
     /// Waits until the partition's end is past `from`, at most until `deadline`.
     async fn wait_past(&self, partition: Partition, from: Offset, deadline: Instant) {
         match &self.writing {
-            Some(writing) => {
-                let mut end = writing.ends[usize::from(partition.get())].subscribe();
-                let _at_the_deadline = timeout_at(deadline, end.wait_for(|end| *end > from.get())).await;
-            }
+            Some(writing) => writing.tails.wait_past(partition, from, deadline).await,
             None => tokio::time::sleep_until(deadline.min(Instant::now() + FOLLOW_EVERY)).await,
         }
     }
@@ -112,91 +116,112 @@ fn identity(file: &File, connection: &Connection) -> Result<(String, PartitionCo
     Ok((row.0, partitions))
 }
 
-fn load_ends(connection: &Connection, partitions: PartitionCount) -> rusqlite::Result<Vec<i64>> {
-    let mut last = connection.prepare("SELECT max(offset) FROM log_records WHERE partition = ?1")?;
-    partitions
-        .all()
-        .map(|partition| {
-            last.query_row([partition.get()], |row| Ok(row.get::<_, Option<i64>>(0)?.map_or(0, |o| o + 1)))
-        })
-        .collect()
-}
-
 /// A record, or a dead letter, on its way to the writer.
 struct Append {
     what: What,
-    ends: Arc<Vec<watch::Sender<i64>>>,
-    offset: i64,
     done: oneshot::Sender<Result<Offset, AppendError>>,
 }
 
 enum What {
-    Record(NewRecord),
-    DeadLetter(DeadLetter),
+    Record {
+        partition: Partition,
+        /// As it is stored but for its place; made before it waits for the writer.
+        encoded: Vec<u8>,
+        offset: i64,
+    },
+    DeadLetter {
+        letter: DeadLetter,
+        offset: i64,
+    },
 }
 
-impl Job for Append {
-    type State = Vec<i64>;
+/// Commits what was appended meanwhile as one batch.
+struct Appends {
+    /// The number of the last batch.
+    last: i64,
+    ends: Vec<i64>,
+    tails: Arc<Tails>,
+    partitions: PartitionCount,
+}
 
-    fn load(connection: &Connection) -> rusqlite::Result<Vec<i64>> {
-        let partitions = connection.query_row("SELECT partitions FROM log_identity", [], |row| row.get(0))?;
-        load_ends(connection, PartitionCount::new(partitions).unwrap_or(PartitionCount::DEFAULT))
+impl Appends {
+    fn write_batch(&mut self, connection: &Connection, records: &mut Vec<u8>) -> rusqlite::Result<()> {
+        self.last += 1;
+        connection
+            .prepare_cached("INSERT INTO log_batches (number, ends, records) VALUES (?1, ?2, ?3)")?
+            .execute(params![self.last, batch::encode_ends(&self.ends), &*records])?;
+        records.clear();
+        Ok(())
+    }
+}
+
+impl Commits for Appends {
+    type Job = Append;
+
+    fn load(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        (self.last, self.ends) = match last_batch(connection)? {
+            Some((last, ends)) if ends.len() == usize::from(self.partitions.get()) => (last, ends),
+            Some(_) => return Err(damaged(1, "the ends of a batch are not those of all partitions")),
+            None => (0, vec![0; usize::from(self.partitions.get())]),
+        };
+        self.tails.set_ends(&self.ends);
+        Ok(())
     }
 
-    fn apply(&mut self, connection: &Connection, ends: &mut Vec<i64>) -> rusqlite::Result<()> {
-        match &self.what {
-            What::Record(record) => {
-                let end = &mut ends[usize::from(record.partition.get())];
-                self.offset = *end;
-                connection
-                    .prepare_cached(
-                        "INSERT INTO log_records (partition, offset, timestamp, key, value, headers)
-                         VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                    )?
-                    .execute(params![
-                        record.partition.get(),
-                        self.offset,
-                        record.timestamp.millis(),
-                        record.key,
-                        record.value,
-                        headers::encode(&record.headers, record.key.as_deref()),
-                    ])?;
-                *end += 1;
+    fn apply(&mut self, connection: &Connection, jobs: &mut [Append]) -> rusqlite::Result<()> {
+        let mut records = Vec::new();
+        for job in jobs {
+            match &mut job.what {
+                What::Record { partition, encoded, offset } => {
+                    let end = &mut self.ends[usize::from(partition.get())];
+                    *offset = *end;
+                    *end += 1;
+                    batch::put_record(&mut records, *partition, *offset, encoded);
+                    if records.len() >= BATCH_BYTES {
+                        self.write_batch(connection, &mut records)?;
+                    }
+                }
+                What::DeadLetter { letter, offset } => {
+                    let mut headers = Vec::new();
+                    headers::encode(&mut headers, &letter.headers, letter.key.as_deref());
+                    connection
+                        .prepare_cached(
+                            "INSERT INTO dead_letters (timestamp, key, value, headers) VALUES (?1, ?2, ?3, ?4)",
+                        )?
+                        .execute(params![letter.timestamp.millis(), letter.key, letter.value, headers])?;
+                    *offset = connection.last_insert_rowid();
+                }
             }
-            What::DeadLetter(letter) => {
-                connection
-                    .prepare_cached(
-                        "INSERT INTO dead_letters (timestamp, key, value, headers) VALUES (?1, ?2, ?3, ?4)",
-                    )?
-                    .execute(params![
-                        letter.timestamp.millis(),
-                        letter.key,
-                        letter.value,
-                        headers::encode(&letter.headers, letter.key.as_deref()),
-                    ])?;
-                self.offset = connection.last_insert_rowid();
-            }
+        }
+        if !records.is_empty() {
+            self.write_batch(connection, &mut records)?;
         }
         Ok(())
     }
 
-    fn finish(self, outcome: Result<(), Failure>) {
-        let answer = match outcome {
-            Ok(()) => {
-                if let What::Record(record) = &self.what {
-                    let end = self.offset + 1;
-                    self.ends[usize::from(record.partition.get())].send_if_modified(|known| {
-                        let moved = end > *known;
-                        *known = end.max(*known);
-                        moved
-                    });
+    fn finish(&mut self, jobs: Drain<'_, Append>, outcome: &Result<(), Failure>) {
+        for Append { what, done } in jobs {
+            let answer = match (outcome, what) {
+                (Ok(()), What::Record { partition, encoded, offset }) => {
+                    self.tails.push(partition, encoded);
+                    Offset::new(offset)
                 }
-                Offset::new(self.offset).map_err(|e| AppendError::Unknown(StoreError::unusable(STORE, e)))
-            }
-            Err(Failure::Rejected(error)) => Err(AppendError::Rejected(error)),
-            Err(Failure::Unknown(error)) => Err(AppendError::Unknown(error)),
-        };
-        let _caller_has_gone = self.done.send(answer);
+                (Ok(()), What::DeadLetter { offset, .. }) => Offset::new(offset),
+                (Err(failure), _) => {
+                    let error = match failure.clone() {
+                        Failure::Rejected(error) => AppendError::Rejected(error),
+                        Failure::Unknown(error) => AppendError::Unknown(error),
+                    };
+                    let _caller_has_gone = done.send(Err(error));
+                    continue;
+                }
+            };
+            let answer = answer.map_err(|e| AppendError::Unknown(StoreError::unusable(STORE, e)));
+            let _caller_has_gone = done.send(answer);
+        }
+        if outcome.is_ok() {
+            self.tails.set_ends(&self.ends);
+        }
     }
 }
 
@@ -205,8 +230,7 @@ impl SqliteLog {
         let writing = self.writing().map_err(AppendError::Rejected)?;
         let (done, answer) = oneshot::channel();
         let ended = || StoreError::unavailable(STORE, "its writer has ended");
-        let append = Append { what, ends: Arc::clone(&writing.ends), offset: 0, done };
-        if !writing.writer.submit(append).await {
+        if !writing.writer.submit(Append { what, done }).await {
             return Err(AppendError::Rejected(ended()));
         }
         answer.await.unwrap_or_else(|_| Err(AppendError::Unknown(ended())))
@@ -230,22 +254,15 @@ impl EventLog for SqliteLog {
             let reason = "the record is larger than 1 MiB or names a partition that the log does not have";
             return Err(AppendError::Rejected(StoreError::unusable(STORE, reason)));
         }
-        self.submit(What::Record(record)).await
+        let (partition, encoded) = (record.partition, batch::encode_rest(&record));
+        drop(record);
+        self.submit(What::Record { partition, encoded, offset: 0 }).await
     }
 
     async fn read(&self, partition: Partition, from: Offset, limit: ReadLimit) -> Result<Slice, StoreError> {
         let deadline = Instant::now() + limit.wait;
         loop {
-            let waited_long_enough = Instant::now() >= deadline;
-            if self.writing.is_some() && !waited_long_enough {
-                self.wait_past(partition, from, deadline).await;
-            }
-            let slice = self.readers.read(move |snapshot| read_slice(snapshot, partition, from, limit)).await?;
-            if from < slice.bounds.start {
-                let reason =
-                    format!("offset {from} of partition {partition} is below the log's start {}", slice.bounds.start);
-                return Err(StoreError::unusable(STORE, reason));
-            }
+            let slice = self.read_now(partition, from, limit).await?;
             if !slice.records.is_empty() || from > slice.bounds.end || Instant::now() >= deadline {
                 return Ok(slice);
             }
@@ -254,15 +271,22 @@ impl EventLog for SqliteLog {
     }
 
     async fn mark(&self, partition: Partition, offset: Offset) -> Result<Option<Mark>, StoreError> {
-        self.readers.read(move |snapshot| read_mark(snapshot, partition, offset)).await
+        let limit = ReadLimit { records: 1, bytes: 1, wait: Duration::ZERO };
+        let slice = self.readers.read(move |snapshot| read_slice(snapshot, partition, offset, limit)).await?;
+        Ok(slice.records.first().map(LogRecord::mark))
     }
 
     async fn bounds(&self, partition: Partition) -> Result<Bounds, StoreError> {
-        self.readers.read(move |snapshot| read_bounds(snapshot, partition)).await
+        self.readers
+            .read(move |snapshot| {
+                let end = last_batch(snapshot)?.map_or(Ok(0), |(_, ends)| end_of(&ends, partition))?;
+                Ok(Bounds { start: Offset::ZERO, end: stored_offset(end)? })
+            })
+            .await
     }
 
     async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
-        match self.submit(What::DeadLetter(letter)).await {
+        match self.submit(What::DeadLetter { letter, offset: 0 }).await {
             Ok(_) => Ok(()),
             Err(AppendError::Rejected(error) | AppendError::Unknown(error)) => Err(error),
         }
@@ -295,55 +319,72 @@ impl EventLog for SqliteLog {
     }
 }
 
-fn read_bounds(snapshot: &Connection, partition: Partition) -> rusqlite::Result<Bounds> {
-    let mut statement = snapshot.prepare_cached(
-        "SELECT (SELECT min(offset) FROM log_records WHERE partition = ?1),
-                (SELECT max(offset) FROM log_records WHERE partition = ?1)",
-    )?;
-    statement.query_row([partition.get()], |row| {
-        let start = row.get::<_, Option<i64>>(0)?.unwrap_or(0);
-        let end = row.get::<_, Option<i64>>(1)?.map_or(0, |last| last + 1);
-        Ok(Bounds { start: stored_offset(start)?, end: stored_offset(end)? })
-    })
+/// The last batch's number and the ends after it. None if there is none.
+fn last_batch(snapshot: &Connection) -> rusqlite::Result<Option<(i64, Vec<i64>)>> {
+    snapshot
+        .prepare_cached("SELECT number, ends FROM log_batches ORDER BY number DESC LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, stored_ends(row.get_ref(1)?.as_blob()?)?)))
+        .optional()
 }
 
-fn read_mark(snapshot: &Connection, partition: Partition, offset: Offset) -> rusqlite::Result<Option<Mark>> {
-    let mut statement =
-        snapshot.prepare_cached("SELECT key, timestamp FROM log_records WHERE partition = ?1 AND offset = ?2")?;
-    let mark = |row: &rusqlite::Row<'_>| {
-        Ok(Mark { key: row.get(0)?, timestamp: Timestamp::saturating_from_millis(row.get(1)?) })
-    };
-    statement.query_row(params![partition.get(), offset.get()], mark).optional()
+/// The first batch after which the partition's end is past `offset`, between 1 and `last`, whose end is.
+fn batch_of(snapshot: &Connection, partition: Partition, offset: Offset, last: i64) -> rusqlite::Result<i64> {
+    let mut ends = snapshot.prepare_cached("SELECT ends FROM log_batches WHERE number = ?1")?;
+    let (mut low, mut high) = (1, last);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let after = ends.query_row([middle], |row| end_of(&stored_ends(row.get_ref(0)?.as_blob()?)?, partition))?;
+        if after > offset.get() {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    Ok(low)
 }
 
 fn read_slice(snapshot: &Connection, partition: Partition, from: Offset, limit: ReadLimit) -> rusqlite::Result<Slice> {
-    let bounds = read_bounds(snapshot, partition)?;
-    let before = match from.previous() {
-        Some(previous) => read_mark(snapshot, partition, previous)?.map_or(Before::Absent, Before::Found),
-        None => Before::Absent,
+    let (last, end) = match last_batch(snapshot)? {
+        Some((last, ends)) => (last, end_of(&ends, partition)?),
+        None => (0, 0),
     };
-    let mut statement = snapshot.prepare_cached(
-        "SELECT offset, timestamp, key, value, headers FROM log_records
-         WHERE partition = ?1 AND offset >= ?2 ORDER BY offset LIMIT ?3",
-    )?;
-    let mut rows = statement.query(params![partition.get(), from.get(), limit.records as i64])?;
-    let (mut records, mut bytes) = (Vec::new(), 0);
-    while let Some(row) = rows.next()? {
-        let key: Option<Vec<u8>> = row.get(2)?;
-        let value: Option<Vec<u8>> = row.get(3)?;
-        bytes += value.as_ref().map_or(0, Vec::len);
-        records.push(LogRecord {
-            offset: stored_offset(row.get(0)?)?,
-            timestamp: Timestamp::saturating_from_millis(row.get(1)?),
-            headers: stored_headers(row.get_ref(4)?.as_blob()?, key.as_deref())?,
-            key,
-            value,
-        });
-        if bytes >= limit.bytes {
-            break;
+    let bounds = Bounds { start: Offset::ZERO, end: stored_offset(end)? };
+    let mut slice = Slice { records: Vec::new(), bounds, before: Before::Absent };
+    // The record before is read too, for its mark.
+    let first = from.previous().unwrap_or(from);
+    if first >= bounds.end {
+        return Ok(slice);
+    }
+    let mut batches = snapshot.prepare_cached("SELECT records FROM log_batches WHERE number >= ?1 ORDER BY number")?;
+    let mut rows = batches.query([batch_of(snapshot, partition, first, last)?])?;
+    let (mut next, mut bytes) = (first.get(), 0);
+    while next < end
+        && let Some(row) = rows.next()?
+    {
+        let mut input = row.get_ref(0)?.as_blob()?;
+        while !input.is_empty() {
+            let cannot_be_read = || damaged(0, "a stored batch cannot be read");
+            let stored = batch::take_record(&mut input).ok_or_else(cannot_be_read)?;
+            if stored.partition != u64::from(partition.get()) || stored.offset < next {
+                continue;
+            }
+            if stored.offset > next {
+                return Err(damaged(0, "a stored batch lacks a record"));
+            }
+            let record = stored.decode().ok_or_else(cannot_be_read)?;
+            next += 1;
+            if record.offset < from {
+                slice.before = Before::Found(record.mark());
+                continue;
+            }
+            bytes += record.value.as_ref().map_or(0, Vec::len);
+            slice.records.push(record);
+            if bytes >= limit.bytes || slice.records.len() >= limit.records {
+                return Ok(slice);
+            }
         }
     }
-    Ok(Slice { records, bounds, before })
+    Ok(slice)
 }
 
 fn damaged(column: usize, what: &'static str) -> rusqlite::Error {
@@ -354,6 +395,15 @@ fn stored_offset(offset: i64) -> rusqlite::Result<Offset> {
     Offset::new(offset).map_err(|_| damaged(0, "a stored offset is negative"))
 }
 
+fn stored_ends(stored: &[u8]) -> rusqlite::Result<Vec<i64>> {
+    batch::decode_ends(stored).ok_or_else(|| damaged(0, "the stored ends cannot be read"))
+}
+
+fn end_of(ends: &[i64], partition: Partition) -> rusqlite::Result<i64> {
+    let end = ends.get(usize::from(partition.get()));
+    end.copied().ok_or_else(|| damaged(0, "the stored ends lack a partition"))
+}
+
 fn stored_headers(stored: &[u8], key: Option<&[u8]>) -> rusqlite::Result<likewise_schema::Headers> {
-    headers::decode(stored, key).ok_or_else(|| damaged(4, "stored headers cannot be read"))
+    headers::decode(stored, key).ok_or_else(|| damaged(3, "stored headers cannot be read"))
 }

@@ -3,7 +3,7 @@
 //! The file is derived from the log, so a commit need only survive a crash of the process (`synchronous=NORMAL`):
 //! after a power cut rows and checkpoints are back at one earlier moment, together, and the log is read from there.
 
-use std::path::Path;
+use std::{path::Path, vec::Drain};
 
 use async_trait::async_trait;
 use likewise_schema::{
@@ -19,7 +19,7 @@ use super::{
 use crate::{
     StoreError,
     log::Mark,
-    sqlite::{Failure, File, Job, Readers, Writer},
+    sqlite::{Commits, Failure, File, Readers, Writer},
 };
 
 const STORE: &str = "the record store";
@@ -42,7 +42,7 @@ impl SqliteRecords {
         let file = file(path);
         let connection = file.open_writable(APPLICATION_ID, sql::SQLITE_RECORDS)?;
         let readers = Readers::open(&file, APPLICATION_ID, READERS)?;
-        Ok(Self { readers, writer: Some(Writer::start(file, connection)?) })
+        Ok(Self { readers, writer: Some(Writer::start(file, connection, Housekeeping { newest_slot: 0 })?) })
     }
 
     /// Opens the records for reading only, beside the service that may be writing them.
@@ -94,49 +94,63 @@ struct Housekeeping {
     newest_slot: i64,
 }
 
-impl Job for Write {
-    type State = Housekeeping;
+impl Commits for Housekeeping {
+    type Job = Write;
 
-    fn load(connection: &Connection) -> rusqlite::Result<Housekeeping> {
+    fn load(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let newest =
             connection.query_row("SELECT max(slot) FROM like_buckets", [], |row| row.get::<_, Option<i64>>(0))?;
-        Ok(Housekeeping { newest_slot: newest.unwrap_or(0) })
-    }
-
-    fn apply(&mut self, connection: &Connection, state: &mut Housekeeping) -> rusqlite::Result<()> {
-        match self {
-            Write::Commit { batch, result, .. } => *result = commit(connection, batch, state)?,
-            Write::Acquire { partition, owner, result, .. } => *result = Some(acquire(connection, *partition, owner)?),
-            Write::Renew { fence, generation, result, .. } => {
-                let changed = connection
-                    .prepare_cached(
-                        "UPDATE projection_checkpoints SET generation = ?1, epoch = epoch + 1
-                         WHERE partition = ?2 AND epoch = ?3 AND next_offset = ?4",
-                    )?
-                    .execute(params![generation.0, fence.partition.get(), fence.epoch, fence.next_offset.get()])?;
-                *result = if changed == 1 { checkpoint(connection, fence.partition)? } else { None };
-            }
-        }
+        self.newest_slot = newest.unwrap_or(0);
         Ok(())
     }
 
-    fn finish(self, outcome: Result<(), Failure>) {
-        fn tell<T>(done: Done<T>, outcome: Result<(), Failure>, result: Result<T, CommitError>) {
-            let answer = match outcome {
+    fn apply(&mut self, connection: &Connection, jobs: &mut [Write]) -> rusqlite::Result<()> {
+        jobs.iter_mut().try_for_each(|job| match job {
+            Write::Commit { batch, result, .. } => {
+                *result = commit(connection, batch, self)?;
+                Ok(())
+            }
+            Write::Acquire { partition, owner, result, .. } => {
+                *result = Some(acquire(connection, *partition, owner)?);
+                Ok(())
+            }
+            Write::Renew { fence, generation, result, .. } => {
+                *result = renew(connection, fence, *generation)?;
+                Ok(())
+            }
+        })
+    }
+
+    fn finish(&mut self, jobs: Drain<'_, Write>, outcome: &Result<(), Failure>) {
+        fn tell<T>(done: Done<T>, outcome: &Result<(), Failure>, result: Result<T, CommitError>) {
+            let answer = match outcome.clone() {
                 Ok(()) => result,
                 Err(Failure::Rejected(error) | Failure::Unknown(error)) => Err(CommitError::Unknown(error)),
             };
             let _caller_has_gone = done.send(answer);
         }
-        match self {
-            Write::Commit { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
-            Write::Renew { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
-            Write::Acquire { result, done, .. } => {
-                let missing = || StoreError::unavailable(STORE, "nothing was acquired");
-                tell(done, outcome, result.unwrap_or_else(|| Err(missing())).map_err(CommitError::Unknown));
+        for job in jobs {
+            match job {
+                Write::Commit { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
+                Write::Renew { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
+                Write::Acquire { result, done, .. } => {
+                    let missing = || StoreError::unavailable(STORE, "nothing was acquired");
+                    tell(done, outcome, result.unwrap_or_else(|| Err(missing())).map_err(CommitError::Unknown));
+                }
             }
         }
     }
+}
+
+/// None if the fence does not hold.
+fn renew(connection: &Connection, fence: &Fence, generation: Generation) -> rusqlite::Result<Option<Checkpoint>> {
+    let changed = connection
+        .prepare_cached(
+            "UPDATE projection_checkpoints SET generation = ?1, epoch = epoch + 1
+             WHERE partition = ?2 AND epoch = ?3 AND next_offset = ?4",
+        )?
+        .execute(params![generation.0, fence.partition.get(), fence.epoch, fence.next_offset.get()])?;
+    if changed == 1 { checkpoint(connection, fence.partition) } else { Ok(None) }
 }
 
 /// None if the fence does not hold.
