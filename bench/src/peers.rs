@@ -12,7 +12,11 @@ use clap::ValueEnum;
 use likewise_command_api::{BacklogLimit, Commands, Ports, State};
 use likewise_http::Server;
 use likewise_storage::{
-    Clock, counters::MemoryCounters, log::SqliteLog, records::SqliteRecords, requests::MemoryRequests,
+    Clock,
+    counters::MemoryCounters,
+    log::SqliteLog,
+    records::{Shards, SqliteRecords},
+    requests::MemoryRequests,
 };
 use serde::{Deserialize, Serialize};
 
@@ -54,7 +58,8 @@ pub(crate) async fn serve(kind: Kind, data_dir: &Path) -> Result<()> {
         Kind::AcceptOnly => {
             let clock = Clock::system();
             let log = SqliteLog::open(&data_dir.join("log.db"), Default::default()).map_err(std::io::Error::other)?;
-            let records = SqliteRecords::open(&data_dir.join("records.db")).map_err(std::io::Error::other)?;
+            let records =
+                SqliteRecords::open(&data_dir.join("records.db"), &Shards::all()).map_err(std::io::Error::other)?;
             let ports = Ports {
                 log: Arc::new(log),
                 records: Arc::new(records),

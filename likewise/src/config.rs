@@ -41,10 +41,10 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
-    /// The records [default: sqlite://<data-dir>/records.db]
+    /// The records; repeated, each with ?shards=first-last, to spread them [default: two files in <data-dir>]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
-    #[serde(skip_serializing_if = "Option::is_none")]
-    records: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    records: Vec<String>,
     /// Counters, requests and token buckets [default: memory://]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,13 +79,21 @@ struct Raw {
     admin_listen: String,
     data_dir: String,
     log: Option<String>,
-    records: Option<String>,
+    records: Option<Urls>,
     counters: String,
     partitions: u32,
     max_backlog: u32,
     secret_file: Option<String>,
     drain_delay_ms: u64,
     log_level: String,
+}
+
+/// One URL or a list of them.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(untagged)]
+enum Urls {
+    One(String),
+    Several(Vec<String>),
 }
 
 impl Default for Raw {
@@ -113,7 +121,7 @@ pub(crate) struct Settings {
     pub(crate) admin_listen: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) log: String,
-    pub(crate) records: String,
+    pub(crate) records: Vec<String>,
     pub(crate) counters: String,
     pub(crate) partitions: PartitionCount,
     pub(crate) max_backlog: u32,
@@ -230,7 +238,12 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
         listen,
         admin_listen,
         log: raw.log.unwrap_or_else(|| embedded("log.db")),
-        records: raw.records.unwrap_or_else(|| embedded("records.db")),
+        // Two files: each has a writer of its own, so that folding is not held to one processor.
+        records: match raw.records {
+            Some(Urls::One(url)) => vec![url],
+            Some(Urls::Several(urls)) => urls,
+            None => ["0-7", "8-15"].map(|shards| embedded(&format!("records-{shards}.db?shards={shards}"))).into(),
+        },
         counters: raw.counters,
         partitions,
         max_backlog: raw.max_backlog,
@@ -251,7 +264,7 @@ impl Loaded {
             ("admin_listen", format!("{:?}", settings.admin_listen.to_string())),
             ("data_dir", path(&settings.data_dir)),
             ("log", format!("{:?}", without_password(&settings.log))),
-            ("records", format!("{:?}", without_password(&settings.records))),
+            ("records", format!("{:?}", settings.records.iter().map(|url| without_password(url)).collect::<Vec<_>>())),
             ("counters", format!("{:?}", without_password(&settings.counters))),
             ("partitions", settings.partitions.get().to_string()),
             ("max_backlog", settings.max_backlog.to_string()),

@@ -167,7 +167,8 @@ fn start_metrics() -> Result<PrometheusHandle, Failure> {
 /// The data directory, and any other that an embedded store is in.
 fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
     let mut named = vec![settings.data_dir.clone()];
-    for (setting, url) in [("log", &settings.log), ("records", &settings.records)] {
+    let records = settings.records.iter().map(|url| ("records", url));
+    for (setting, url) in std::iter::once(("log", &settings.log)).chain(records) {
         named.push(directory_of(&wiring::sqlite_path(setting, url)?));
     }
     let mut paths = BTreeSet::new();
@@ -288,7 +289,7 @@ mod tests {
         let url = |name: &str| format!("sqlite://{}", dir.path().join(name).display());
         let clock = Clock::system();
         let log = wiring::writable_log(&url("log.db"), Default::default()).unwrap();
-        let records = wiring::writable_records(&url("records.db")).unwrap();
+        let records = wiring::writable_records(&[url("records.db")]).unwrap();
         let (counters, requests) = wiring::counters("memory://", &clock).unwrap();
         let partitions = log.partitions();
         let commands = likewise_command_api::Ports {

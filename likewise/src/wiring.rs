@@ -1,18 +1,24 @@
 //! Which adapter is behind each port: chosen by the URL's scheme.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use likewise_schema::PartitionCount;
 use likewise_storage::{
-    Clock, CounterStore, EventLog, RecordStore, RequestStore, counters::MemoryCounters, log::SqliteLog,
-    records::SqliteRecords, requests::MemoryRequests,
+    Clock, CounterStore, EventLog, RecordStore, RequestStore,
+    counters::MemoryCounters,
+    log::SqliteLog,
+    records::{Shards, SpreadRecords, SqliteRecords},
+    requests::MemoryRequests,
 };
 
 use crate::Failure;
 
 /// The path of a `sqlite://` URL.
 pub(crate) fn sqlite_path(setting: &str, url: &str) -> Result<PathBuf, Failure> {
-    match url.split_once("://") {
+    match without_query(url).split_once("://") {
         Some(("sqlite", path)) if !path.is_empty() => Ok(PathBuf::from(path)),
         _ => Err(format!("{setting} must be a URL such as sqlite://likewise-data/{setting}.db").into()),
     }
@@ -28,14 +34,42 @@ pub(crate) fn readable_log(url: &str) -> Result<Arc<dyn EventLog>, Failure> {
     Ok(Arc::new(SqliteLog::open_readable(&sqlite_path("log", url)?)?))
 }
 
-/// The records, for writing. The caller owns their directory.
-pub(crate) fn writable_records(url: &str) -> Result<Arc<dyn RecordStore>, Failure> {
-    Ok(Arc::new(SqliteRecords::open(&sqlite_path("records", url)?)?))
+/// The records, for writing. The caller owns their directories.
+pub(crate) fn writable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
+    records(urls, |path, shards| Ok(Arc::new(SqliteRecords::open(path, shards)?)))
 }
 
 /// The records, for reading beside the service.
-pub(crate) fn readable_records(url: &str) -> Result<Arc<dyn RecordStore>, Failure> {
-    Ok(Arc::new(SqliteRecords::open_readable(&sqlite_path("records", url)?)?))
+pub(crate) fn readable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
+    records(urls, |path, shards| Ok(Arc::new(SqliteRecords::open_readable(path, shards)?)))
+}
+
+type Open = fn(&Path, &Shards) -> Result<Arc<dyn RecordStore>, Failure>;
+
+/// One store, or several with a range of shards each.
+fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure> {
+    let mut parts = Vec::new();
+    for url in urls {
+        let shards = match url.split_once('?') {
+            None => Shards::all(),
+            Some((_, query)) => {
+                let range = query.strip_prefix("shards=").ok_or("records takes ?shards=… and nothing else")?;
+                range.parse().map_err(|what| format!("records: ?shards= {what}"))?
+            }
+        };
+        parts.push((shards, sqlite_path("records", url)?));
+    }
+    if let [(shards, path)] = &parts[..]
+        && *shards == Shards::all()
+    {
+        return open(path, shards);
+    }
+    let stores = parts.into_iter().map(|(shards, path)| Ok((shards.clone(), open(&path, &shards)?)));
+    Ok(Arc::new(SpreadRecords::new(stores.collect::<Result<_, Failure>>()?)?))
+}
+
+fn without_query(url: &str) -> &str {
+    url.split_once('?').map_or(url, |(base, _)| base)
 }
 
 /// Counters and requests: one server holds both.

@@ -1,5 +1,5 @@
--- The embedded records. One table holds all shards; its clustered key keeps a content's rows together, and gives
--- each pair exactly one row.
+-- The embedded records. One table holds all of the file's shards; its clustered key keeps a content's rows together, and gives
+-- each pair exactly one row. Keys begin with a number, which is compared faster than a text.
 CREATE TABLE like_records (
     content_type  TEXT    NOT NULL,
     content_id    INTEGER NOT NULL,
@@ -11,11 +11,11 @@ CREATE TABLE like_records (
     version       INTEGER NOT NULL,
     request_ring  BLOB    NOT NULL,
     request_floor BLOB,
-    PRIMARY KEY (content_type, content_id, user_id)
+    PRIMARY KEY (content_id, content_type, user_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Likers of a content and likes of a user, newest first, from the index alone.
-CREATE INDEX idx_content ON like_records (content_type, content_id, liked_at DESC, user_id) WHERE is_canceled = 0;
+CREATE INDEX idx_content ON like_records (content_id, content_type, liked_at DESC, user_id) WHERE is_canceled = 0;
 CREATE INDEX idx_user ON like_records (user_id, liked_at DESC, content_type, content_id) WHERE is_canceled = 0;
 
 CREATE TABLE like_counts (
@@ -25,7 +25,7 @@ CREATE TABLE like_counts (
     count          INTEGER NOT NULL,
     version        INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
-    PRIMARY KEY (content_type, content_id)
+    PRIMARY KEY (content_id, content_type)
 ) STRICT, WITHOUT ROWID;
 
 -- Likes gained and lost per ten minutes, for trending; not part of the digest.
@@ -35,8 +35,15 @@ CREATE TABLE like_buckets (
     content_type TEXT    NOT NULL,
     gained       INTEGER NOT NULL,
     lost         INTEGER NOT NULL,
-    PRIMARY KEY (slot, content_type, content_id)
+    PRIMARY KEY (slot, content_id, content_type)
 ) STRICT, WITHOUT ROWID;
+
+-- Which shards this file holds; fixed when it is made.
+CREATE TABLE record_shards (
+    one   INTEGER PRIMARY KEY CHECK (one = 1),
+    first INTEGER NOT NULL,
+    last  INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE projection_checkpoints (
     partition      INTEGER PRIMARY KEY,

@@ -5,6 +5,8 @@ use std::{borrow::Cow, fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::partition::SHARDS;
+
 /// Why a value is not an id, in words for the person who sent it. Never repeats the value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
@@ -169,6 +171,11 @@ pub struct Content {
 }
 
 impl Content {
+    /// The shard whose tables hold it, 0..16, whatever the number of partitions.
+    pub fn shard(&self) -> u16 {
+        (self.content_id.get() % i64::from(SHARDS)) as u16
+    }
+
     /// The CloudEvents subject, `post/42`.
     pub fn subject(&self) -> String {
         format!("{}/{}", self.content_type, self.content_id)

@@ -51,7 +51,7 @@ impl PartitionCount {
         input[kind.len() + 1..kind.len() + 9].copy_from_slice(&id.to_be_bytes());
         let hash = xxh3_64(&input[..kind.len() + 9]);
         let block = (hash % u64::from(self.0 / SHARDS)) as u16;
-        Partition(SHARDS * block + (id % i64::from(SHARDS)) as u16)
+        Partition(SHARDS * block + content.shard())
     }
 }
 

@@ -9,8 +9,7 @@ use likewise_storage::{
     counters::{Answer, Ask, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
-        Batch, Checkpoint, CommitError, Committed, Count, Digest, Fence, Generation, LikeRecord, Liked, Liker, Owner,
-        Snapshot,
+        Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, Snapshot,
     },
     requests::{Begin, Bucket, Intent, Policy, RequestKey, Taken},
 };
@@ -146,8 +145,8 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         through!(self, inner => inner.likes_of(user, content_type, after, limit))
     }
 
-    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
-        through!(self, inner => inner.digest())
+    async fn scan(&self, rows: tokio::sync::mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+        through!(self, inner => inner.scan(rows))
     }
 }
 

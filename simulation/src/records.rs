@@ -7,11 +7,12 @@ use likewise_schema::{Content, ContentType, Offset, Pair, Partition, UserId};
 use likewise_storage::{
     RecordStore, StoreError,
     records::{
-        Batch, Checkpoint, CommitError, Committed, Count, Digest, DigestBuilder, Fence, Generation, LikeRecord, Liked,
-        Liker, Owner, Snapshot, check_owner,
+        Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, Snapshot,
+        check_owner,
     },
 };
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 
 const STORE: &str = "the simulated records";
 
@@ -169,10 +170,12 @@ impl RecordStore for SimRecords {
         Ok(tables.snapshot(likes))
     }
 
-    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
-        let tables = self.0.lock();
-        let mut builder = DigestBuilder::default();
-        tables.rows.values().for_each(|row| builder.add(row));
-        Ok(tables.snapshot(builder.finish()))
+    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+        let (all, checkpoints) = {
+            let tables = self.0.lock();
+            (tables.rows.values().cloned().collect(), tables.checkpoints.values().cloned().collect())
+        };
+        let _nobody_takes_them = rows.send(all).await;
+        Ok(checkpoints)
     }
 }

@@ -24,6 +24,7 @@ pub mod records;
 pub mod requests;
 mod scopes;
 mod sqlite;
+mod wal;
 
 pub use clock::Clock;
 pub use counters::CounterStore;

@@ -1,12 +1,19 @@
 //! The record store: one row per pair, one count per content, one checkpoint per partition.
 
 mod digest;
+mod spread;
 mod sqlite;
 
 use async_trait::async_trait;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId};
 
-pub use self::{digest::DigestBuilder, sqlite::SqliteRecords};
+use tokio::sync::mpsc;
+
+pub use self::{
+    digest::DigestBuilder,
+    spread::{Shards, SpreadRecords},
+    sqlite::SqliteRecords,
+};
 use crate::{StoreError, log::Mark};
 
 /// How many requestIds of accepted events a row remembers.
@@ -318,9 +325,27 @@ pub trait RecordStore: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Snapshot<Vec<Liked>>, StoreError>;
 
+    /// Sends all rows in chunks, sorted by (type, content, user), as one snapshot shows them (one of each server, where
+    /// there are several), and returns the checkpoints of that snapshot. Ends early when nobody takes them.
+    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError>;
+
     /// The SHA-256 over all rows (see [`DigestBuilder`]) and their number, with all checkpoints.
-    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError>;
+    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
+        let (sender, mut rows) = mpsc::channel::<Vec<LikeRecord>>(SCAN_CHUNKS);
+        let build = async {
+            let mut builder = DigestBuilder::default();
+            while let Some(chunk) = rows.recv().await {
+                chunk.iter().for_each(|row| builder.add(row));
+            }
+            builder.finish()
+        };
+        let (checkpoints, value) = tokio::join!(self.scan(sender), build);
+        Ok(Snapshot { value, checkpoints: checkpoints? })
+    }
 }
+
+/// Chunks of a scan that may wait for whoever takes them.
+pub const SCAN_CHUNKS: usize = 4;
 
 /// A digest of all rows: equal logs give equal digests, on every store and for every partition count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -14,7 +14,10 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use tokio::sync::{Semaphore, mpsc};
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    wal::{WalCheckpoints, WalLimits},
+};
 
 /// How many jobs one transaction takes at most; bounds its memory and how long the first of them waits.
 const JOBS_PER_COMMIT_MAX: usize = 4096;
@@ -65,6 +68,8 @@ pub(crate) struct File {
     pub(crate) cache_kib: u32,
     /// `FULL`: a commit survives a power cut. `NORMAL`: it survives a crash of the process.
     pub(crate) synchronous: &'static str,
+    /// How long the write-ahead log may grow.
+    pub(crate) wal: WalLimits,
 }
 
 impl File {
@@ -220,6 +225,7 @@ impl<J: Send + 'static> Writer<J> {
     ) -> Result<Self, StoreError> {
         let (jobs, mut waiting) = mpsc::channel::<J>(QUEUE_MAX);
         commits.load(&connection).map_err(|e| file.error(&e))?;
+        let mut wal = WalCheckpoints::start(file.wal, file.reopen()?)?;
         let fault = Fault::default();
         let known_fault = Arc::clone(&fault);
         let meters = Meters::new(file.store);
@@ -227,6 +233,7 @@ impl<J: Send + 'static> Writer<J> {
             let mut broken: Option<(StoreError, Instant)> = None;
             let mut batch = Vec::new();
             let mut last = 0;
+            WalCheckpoints::watch(&connection);
             while let Some(job) = waiting.blocking_recv() {
                 batch.push(job);
                 if last >= LINGER_FROM && waiting.len() < last / 2 {
@@ -243,7 +250,10 @@ impl<J: Send + 'static> Writer<J> {
                         file.reopen().and_then(|fresh| commits.load(&fresh).map_err(|e| file.error(&e)).map(|()| fresh))
                     });
                     match reopened {
-                        Some(Ok(fresh)) => connection = fresh,
+                        Some(Ok(fresh)) => {
+                            connection = fresh;
+                            WalCheckpoints::watch(&connection);
+                        }
                         _ => {
                             commits.finish(batch.drain(..), &Err(Failure::Rejected(error.clone())));
                             continue;
@@ -255,6 +265,7 @@ impl<J: Send + 'static> Writer<J> {
                 let in_doubt = commit(&file, &connection, &mut commits, &mut batch);
                 meters.count(last, started, in_doubt.is_some());
                 known_fault.lock().clone_from(&in_doubt);
+                wal.committed(&connection);
                 broken = in_doubt.map(|error| (error, Instant::now()));
             }
         };

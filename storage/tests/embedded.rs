@@ -15,7 +15,7 @@ use likewise_storage::{
     conformance::{self, at, partition},
     counters::MemoryCounters,
     log::{AppendError, NewRecord, ReadLimit, SqliteLog},
-    records::SqliteRecords,
+    records::{Shards, SpreadRecords, SqliteRecords},
     requests::MemoryRequests,
 };
 
@@ -48,9 +48,39 @@ async fn the_sqlite_records_conform() {
     let made = AtomicUsize::new(0);
     conformance::record_store(async || {
         let file = dir.path().join(format!("{}.db", made.fetch_add(1, Ordering::Relaxed)));
-        Arc::new(SqliteRecords::open(&file).unwrap()) as Arc<dyn RecordStore>
+        Arc::new(SqliteRecords::open(&file, &Shards::all()).unwrap()) as Arc<dyn RecordStore>
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn records_spread_over_two_files_conform() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = AtomicUsize::new(0);
+    conformance::record_store(async || {
+        let number = made.fetch_add(1, Ordering::Relaxed);
+        let part = |range: &str| {
+            let shards: Shards = range.parse().unwrap();
+            let store = SqliteRecords::open(&dir.path().join(format!("{number}-{range}.db")), &shards).unwrap();
+            (shards, Arc::new(store) as Arc<dyn RecordStore>)
+        };
+        Arc::new(SpreadRecords::new(vec![part("8-15"), part("0-7")]).unwrap()) as Arc<dyn RecordStore>
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_file_keeps_the_shards_it_was_made_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("records.db");
+    let shards = |range: &str| range.parse::<Shards>().unwrap();
+    drop(SqliteRecords::open(&file, &shards("0-7")).unwrap());
+    SqliteRecords::open_readable(&file, &shards("0-7")).unwrap();
+    for range in ["0-15", "8-15", "0-6"] {
+        let refused = SqliteRecords::open(&file, &shards(range)).unwrap_err().to_string();
+        assert!(refused.contains("holds shards 0-7") && refused.contains(range), "{refused}");
+        SqliteRecords::open_readable(&file, &shards(range)).unwrap_err();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -166,7 +196,7 @@ async fn damaged_and_foreign_files_are_refused_with_a_sentence() {
     let damaged = refused("damaged.db", &[7; 8192]);
     assert!(matches!(&damaged, StoreError::Unusable { reason, .. } if reason.contains("is damaged")), "{damaged}");
     let records = dir.path().join("records.db");
-    drop(SqliteRecords::open(&records).unwrap());
+    drop(SqliteRecords::open(&records, &Shards::all()).unwrap());
     let foreign = SqliteLog::open(&records, MANY).unwrap_err();
     assert!(foreign.to_string().contains("another program"), "{foreign}");
     let missing = SqliteLog::open_readable(&dir.path().join("none.db")).unwrap_err();

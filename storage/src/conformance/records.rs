@@ -187,18 +187,23 @@ async fn a_new_generation_needs_the_fence_and_breaks_it(store: Store) {
 
 async fn lists_are_newest_first_and_page_without_gaps(store: Store) {
     let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
-    // Three moments for ten users each, so that many entries share one; every fourth like was taken back.
-    let mut rows = Vec::new();
+    let held_too = store.acquire(partition(9), &owner(10)).await.expect("acquired");
+    // Three moments for ten users each, so that many entries share one; every fourth like was taken back. The likes
+    // of one user are in two partitions, which may be on two servers.
+    let (mut rows, mut rows_too) = (Vec::new(), Vec::new());
     for number in 1..=30_i64 {
         let mut by_user = row(pair(1, number), number, number % 4 != 0);
         by_user.liked_at = Some(at(number % 3));
-        let mut of_user = row(pair(1 + 16 * number, 1000), number, number % 4 != 0);
+        rows.push(by_user);
+        let (home, first) = if number % 2 == 0 { (&mut rows, 1) } else { (&mut rows_too, 9) };
+        let mut of_user = row(pair(first + 16 * number, 1000), number, number % 4 != 0);
         of_user.liked_at = Some(at(number % 3));
-        rows.extend([by_user, of_user]);
+        home.push(of_user);
     }
     let active = |id: &i64| id % 4 != 0;
     let newest_first = |a: &i64, b: &i64| (b % 3).cmp(&(a % 3)).then(a.cmp(b));
     commit(&store, held.fence(), 40, rows, vec![]).await;
+    commit(&store, held_too.fence(), 40, rows_too, vec![]).await;
     let mut expected: Vec<i64> = (1..=30).filter(active).collect();
     expected.sort_by(newest_first);
 
@@ -228,12 +233,23 @@ async fn lists_are_newest_first_and_page_without_gaps(store: Store) {
 
 async fn the_digest_is_of_sorted_rows(store: Store) {
     let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let held_too = store.acquire(partition(9), &owner(10)).await.expect("acquired");
     let mut rows = vec![row(pair(17, 9), 1, true), row(pair(1, 3), 2, false), row(pair(1, 2), 7, true)];
+    let rows_too = vec![row(pair(9, 9), 1, true), row(pair(25, 1), 2, true)];
     commit(&store, held.fence(), 8, rows.clone(), vec![]).await;
+    commit(&store, held_too.fence(), 8, rows_too.clone(), vec![]).await;
+    rows.extend(rows_too);
     rows.sort_by_key(|row| row.pair);
     let mut builder = DigestBuilder::default();
     rows.iter().for_each(|row| builder.add(row));
-    let digest = store.digest().await.expect("read").value;
-    assert_eq!((digest.rows, digest.active), (3, 2));
-    assert_eq!(digest, builder.finish());
+    let snapshot = store.digest().await.expect("read");
+    assert_eq!((snapshot.value.rows, snapshot.value.active), (5, 4));
+    assert_eq!(snapshot.value, builder.finish());
+    let partitions: Vec<_> = snapshot.checkpoints.iter().map(|checkpoint| checkpoint.partition).collect();
+    assert_eq!(partitions, [partition(1), partition(9)]);
+    // One row asked for from each server, in another order than theirs.
+    let pairs = [pair(9, 9), pair(1, 2), pair(9, 8), pair(25, 1)];
+    let found = store.rows(&pairs).await.expect("read");
+    let found: Vec<_> = found.value.iter().map(|row| row.as_ref().map(|row| row.pair)).collect();
+    assert_eq!(found, [Some(pairs[0]), Some(pairs[1]), None, Some(pairs[3])]);
 }

@@ -19,6 +19,7 @@ use super::{
 use crate::{
     StoreError,
     sqlite::{Commits, Failure, File, Readers, Writer},
+    wal::WalLimits,
 };
 
 const STORE: &str = "the log";
@@ -105,7 +106,8 @@ impl SqliteLog {
 }
 
 fn file(path: &Path) -> File {
-    File { path: PathBuf::from(path), store: STORE, cache_kib: 8192, synchronous: "FULL" }
+    let wal = WalLimits { pass: 1000, long: 4000 };
+    File { path: PathBuf::from(path), store: STORE, cache_kib: 8192, synchronous: "FULL", wal }
 }
 
 fn identity(file: &File, connection: &Connection) -> Result<(String, PartitionCount), StoreError> {

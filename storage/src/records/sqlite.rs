@@ -10,22 +10,25 @@ use likewise_schema::{
     Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId, sql,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Checkpoint, CommitError, Committed, Count, Digest, DigestBuilder, Fence, Generation, LikeRecord, Liked,
-    Liker, Owner, RecordStore, Snapshot, Writes, digest,
+    Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, RecordStore,
+    Shards, Snapshot, Writes, digest,
 };
 use crate::{
     StoreError,
     log::Mark,
     sqlite::{Commits, Failure, File, Readers, Writer},
+    wal::WalLimits,
 };
 
 const STORE: &str = "the record store";
 /// "Lwr1" in the file header.
 const APPLICATION_ID: i32 = 0x4c77_7231;
 const READERS: usize = 4;
+/// Rows that a scan sends at once.
+const SCAN_ROWS: usize = 1000;
 /// How long buckets are kept: 48 hours of ten-minute slots.
 const BUCKET_SLOTS_KEPT: i64 = 288;
 
@@ -37,17 +40,24 @@ pub struct SqliteRecords {
 }
 
 impl SqliteRecords {
-    /// Opens the records for writing, making them if there are none. The caller owns the directory.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    /// Opens the records of `shards` for writing, making them if there are none. The caller owns the directory.
+    pub fn open(path: &Path, shards: &Shards) -> Result<Self, StoreError> {
         let file = file(path);
         let connection = file.open_writable(APPLICATION_ID, sql::SQLITE_RECORDS)?;
+        let (first, last) = shards.bounds();
+        connection
+            .execute("INSERT OR IGNORE INTO record_shards VALUES (1, ?1, ?2)", [first, last])
+            .map_err(|e| file.error(&e))?;
+        check_shards(&file, &connection, shards)?;
         let readers = Readers::open(&file, APPLICATION_ID, READERS)?;
         Ok(Self { readers, writer: Some(Writer::start(file, connection, Housekeeping { newest_slot: 0 })?) })
     }
 
     /// Opens the records for reading only, beside the service that may be writing them.
-    pub fn open_readable(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { readers: Readers::open(&file(path), APPLICATION_ID, 1)?, writer: None })
+    pub fn open_readable(path: &Path, shards: &Shards) -> Result<Self, StoreError> {
+        let file = file(path);
+        check_shards(&file, &file.open_readable(APPLICATION_ID)?, shards)?;
+        Ok(Self { readers: Readers::open(&file, APPLICATION_ID, 1)?, writer: None })
     }
 
     async fn write<T>(&self, write: impl FnOnce(Done<T>) -> Write) -> Result<T, CommitError> {
@@ -63,7 +73,20 @@ impl SqliteRecords {
 }
 
 fn file(path: &Path) -> File {
-    File { path: path.to_owned(), store: STORE, cache_kib: 131_072, synchronous: "NORMAL" }
+    let wal = WalLimits { pass: 24_000, long: 65_536 };
+    File { path: path.to_owned(), store: STORE, cache_kib: 131_072, synchronous: "NORMAL", wal }
+}
+
+/// A file holds the shards it was made for, and no others.
+fn check_shards(file: &File, connection: &Connection, shards: &Shards) -> Result<(), StoreError> {
+    let made_for = connection
+        .query_row("SELECT first, last FROM record_shards", [], |row| Ok((row.get(0)?, row.get(1)?)))
+        .map_err(|e| file.error(&e))?;
+    if made_for == shards.bounds() {
+        return Ok(());
+    }
+    let ((first, last), path) = (made_for, file.path.display());
+    Err(StoreError::unusable(STORE, format!("{path} holds shards {first}-{last}, not {shards}: say so in its URL")))
 }
 
 type Done<T> = oneshot::Sender<Result<T, CommitError>>;
@@ -221,7 +244,7 @@ fn write(
     let mut count = connection.prepare_cached(
         "INSERT INTO like_counts (content_type, content_id, partition, count, version, first_position)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (content_type, content_id) DO UPDATE SET count = count + excluded.count, version = excluded.version
+         ON CONFLICT (content_id, content_type) DO UPDATE SET count = count + excluded.count, version = excluded.version
          RETURNING count",
     )?;
     let mut counts = Vec::with_capacity(writes.counts.len());
@@ -240,7 +263,7 @@ fn write(
     }
     let mut bucket = connection.prepare_cached(
         "INSERT INTO like_buckets (slot, content_type, content_id, gained, lost) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (slot, content_type, content_id)
+         ON CONFLICT (slot, content_id, content_type)
          DO UPDATE SET gained = gained + excluded.gained, lost = lost + excluded.lost",
     )?;
     for delta in &writes.buckets {
@@ -488,17 +511,18 @@ impl RecordStore for SqliteRecords {
             .await
     }
 
-    async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
+    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
         self.readers
             .read(move |snapshot| {
                 let sql = format!("SELECT {ROW_COLUMNS} FROM like_records ORDER BY content_type, content_id, user_id");
                 let mut statement = snapshot.prepare(&sql)?;
-                let mut rows = statement.query([])?;
-                let mut builder = DigestBuilder::default();
-                while let Some(row) = rows.next()? {
-                    builder.add(&read_row(row)?);
+                let mut found = statement.query_map([], read_row)?;
+                loop {
+                    let chunk: Vec<LikeRecord> = found.by_ref().take(SCAN_ROWS).collect::<Result<_, _>>()?;
+                    if chunk.is_empty() || rows.blocking_send(chunk).is_err() {
+                        return all_checkpoints(snapshot);
+                    }
                 }
-                Ok(Snapshot { value: builder.finish(), checkpoints: all_checkpoints(snapshot)? })
             })
             .await
     }
