@@ -11,11 +11,13 @@ CREATE TABLE like_records (
     version       INTEGER NOT NULL,
     request_ring  BLOB    NOT NULL,
     request_floor BLOB,
+    listed        INTEGER NOT NULL, -- whether idx_content has it: a content with few rows is listed by sorting them
     PRIMARY KEY (content_id, content_type, user_id)
 ) STRICT, WITHOUT ROWID;
 
 -- Likers of a content and likes of a user, newest first, from the index alone.
-CREATE INDEX idx_content ON like_records (content_id, content_type, liked_at DESC, user_id) WHERE is_canceled = 0;
+CREATE INDEX idx_content ON like_records (content_id, content_type, liked_at DESC, user_id)
+    WHERE is_canceled = 0 AND listed = 1;
 CREATE INDEX idx_user ON like_records (user_id, liked_at DESC, content_type, content_id) WHERE is_canceled = 0;
 
 CREATE TABLE like_counts (
@@ -23,6 +25,7 @@ CREATE TABLE like_counts (
     content_type   TEXT    NOT NULL,
     partition      INTEGER NOT NULL,
     count          INTEGER NOT NULL,
+    rows           INTEGER NOT NULL, -- of like_records, cancelled ones too
     version        INTEGER NOT NULL,
     first_position INTEGER NOT NULL,
     PRIMARY KEY (content_id, content_type)

@@ -72,6 +72,7 @@ pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
     counts_are_summed(make().await).await;
     a_new_generation_needs_the_fence_and_breaks_it(make().await).await;
     lists_are_newest_first_and_page_without_gaps(make().await).await;
+    a_content_lists_its_likers_at_any_size(make().await).await;
     the_digest_is_of_sorted_rows(make().await).await;
 }
 
@@ -229,6 +230,39 @@ async fn lists_are_newest_first_and_page_without_gaps(store: Store) {
         store.likes_of(user(1000), Some(kind), None, 100).await.expect("read").value.len()
     };
     assert_eq!((of_type("post").await, of_type("photo").await), (expected.len(), 0));
+}
+
+/// Grows a content through sizes at which a store may change how it lists, with likes taken back and given again.
+async fn a_content_lists_its_likers_at_any_size(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let mut next = 0;
+    for step in 0..7_i64 {
+        let users = step * 60 + 1..=step * 60 + 60;
+        let mut rows: Vec<_> = users.clone().map(|id| row(pair(1, id), id % 5 + step, id % 3 != 0)).collect();
+        // Every sixth user of the step before takes the like back or gives it again.
+        rows.extend((1..=60).filter(|id| step > 0 && id % 6 == 0).map(|id| {
+            let id = (step - 1) * 60 + id;
+            row(pair(1, id), 100 + step, id % 4 != 0)
+        }));
+        let change = rows.iter().map(|row| i64::from(!row.is_canceled)).sum();
+        let fence = after(&held, next);
+        next += 1;
+        commit(&store, fence, next, rows, vec![delta(post(1), change, next)]).await;
+
+        let pairs: Vec<_> = (1..=(step + 1) * 60).map(|id| pair(1, id)).collect();
+        let rows = store.rows(&pairs).await.expect("read").value;
+        let active = rows.iter().flatten().filter(|row| !row.is_canceled);
+        let mut expected: Vec<_> = active.filter_map(|row| Some((row.liked_at?, row.pair.user))).collect();
+        expected.sort_by_key(|(liked_at, user)| (std::cmp::Reverse(*liked_at), *user));
+        let (mut walked, mut last) = (Vec::new(), None);
+        loop {
+            let page = store.likers(post(1), last, 50).await.expect("read").value;
+            let Some(end) = page.last() else { break };
+            last = Some(*end);
+            walked.extend(page.iter().map(|liker| (liker.liked_at, liker.user)));
+        }
+        assert_eq!(walked, expected, "with {} rows", pairs.len());
+    }
 }
 
 async fn the_digest_is_of_sorted_rows(store: Store) {

@@ -3,7 +3,11 @@
 //! The file is derived from the log, so a commit need only survive a crash of the process (`synchronous=NORMAL`):
 //! after a power cut rows and checkpoints are back at one earlier moment, together, and the log is read from there.
 
-use std::{path::Path, vec::Drain};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    vec::Drain,
+};
 
 use async_trait::async_trait;
 use likewise_schema::{
@@ -27,6 +31,9 @@ const STORE: &str = "the record store";
 /// "Lwr1" in the file header.
 const APPLICATION_ID: i32 = 0x4c77_7231;
 const READERS: usize = 4;
+/// A content with at most so many rows, cancelled ones too, has its likers sorted when they are asked for. That saves
+/// most contents a place in an index, and each of their likes the writing of a page.
+const SORTED_ROWS_MAX: i64 = 256;
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
 /// How long buckets are kept: 48 hours of ten-minute slots.
@@ -213,13 +220,49 @@ fn write(
     connection: &Connection,
     partition: Partition,
     writes: &Writes,
-    is_new: &std::collections::HashSet<Pair>,
+    is_new: &HashSet<Pair>,
     state: &mut Housekeeping,
 ) -> rusqlite::Result<Vec<Count>> {
+    let mut new_rows: HashMap<Content, i64> = HashMap::new();
+    for pair in is_new {
+        *new_rows.entry(pair.content).or_default() += 1;
+    }
+    let mut count = connection.prepare_cached(
+        "INSERT INTO like_counts (content_type, content_id, partition, count, rows, version, first_position)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT (content_id, content_type)
+         DO UPDATE SET count = count + excluded.count, rows = rows + excluded.rows, version = excluded.version
+         RETURNING count, rows",
+    )?;
+    let mut counts = Vec::with_capacity(writes.counts.len());
+    let mut listed = HashSet::new();
+    for delta in &writes.counts {
+        let content = delta.content;
+        let more_rows = new_rows.get(&content).copied().unwrap_or(0);
+        let parameters = params![
+            content.content_type.as_str(),
+            content.content_id.get(),
+            partition.get(),
+            delta.delta,
+            more_rows,
+            delta.version.get(),
+            delta.first_position.get(),
+        ];
+        let (count, rows) = count.query_row(parameters, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
+        counts.push(Count { content, count, version: delta.version });
+        if rows > SORTED_ROWS_MAX {
+            listed.insert(content);
+            if rows - more_rows <= SORTED_ROWS_MAX {
+                connection
+                    .prepare_cached("UPDATE like_records SET listed = 1 WHERE content_type = ?1 AND content_id = ?2")?
+                    .execute(params![content.content_type.as_str(), content.content_id.get()])?;
+            }
+        }
+    }
     let mut insert = connection.prepare_cached(
         "INSERT INTO like_records (is_canceled, created_at, updated_at, liked_at, version, request_ring, request_floor,
-                                   content_type, content_id, user_id)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                                   content_type, content_id, user_id, listed)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
     )?;
     let mut update = connection.prepare_cached(
         "UPDATE like_records SET is_canceled = ?1, created_at = ?2, updated_at = ?3, liked_at = ?4, version = ?5,
@@ -227,39 +270,25 @@ fn write(
          WHERE content_type = ?8 AND content_id = ?9 AND user_id = ?10",
     )?;
     for row in &writes.rows {
-        let statement = if is_new.contains(&row.pair) { &mut insert } else { &mut update };
-        statement.execute(params![
+        let ring = digest::ring_bytes(&row.ring);
+        let content_type = row.pair.content.content_type;
+        let values = params![
             row.is_canceled,
             row.created_at.millis(),
             row.updated_at.millis(),
             row.liked_at.map(Timestamp::millis),
             row.version.get(),
-            digest::ring_bytes(&row.ring),
+            ring,
             row.floor.as_ref().map(|id| id.as_bytes().as_slice()),
-            row.pair.content.content_type.as_str(),
+            content_type.as_str(),
             row.pair.content.content_id.get(),
             row.pair.user.get(),
-        ])?;
-    }
-    let mut count = connection.prepare_cached(
-        "INSERT INTO like_counts (content_type, content_id, partition, count, version, first_position)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6)
-         ON CONFLICT (content_id, content_type) DO UPDATE SET count = count + excluded.count, version = excluded.version
-         RETURNING count",
-    )?;
-    let mut counts = Vec::with_capacity(writes.counts.len());
-    for delta in &writes.counts {
-        let content = delta.content;
-        let parameters = params![
-            content.content_type.as_str(),
-            content.content_id.get(),
-            partition.get(),
-            delta.delta,
-            delta.version.get(),
-            delta.first_position.get(),
+            listed.contains(&row.pair.content),
         ];
-        let count = count.query_row(parameters, |row| row.get(0))?;
-        counts.push(Count { content, count, version: delta.version });
+        match is_new.contains(&row.pair) {
+            true => insert.execute(values)?,
+            false => update.execute(&values[..values.len() - 1])?,
+        };
     }
     let mut bucket = connection.prepare_cached(
         "INSERT INTO like_buckets (slot, content_type, content_id, gained, lost) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -456,15 +485,21 @@ impl RecordStore for SqliteRecords {
     ) -> Result<Snapshot<Vec<Liker>>, StoreError> {
         self.readers
             .read(move |snapshot| {
-                let mut statement = snapshot.prepare_cached(
+                let (content_type, content_id) = (content.content_type, content.content_id.get());
+                let rows = snapshot
+                    .prepare_cached("SELECT rows FROM like_counts WHERE content_type = ?1 AND content_id = ?2")?
+                    .query_row(params![content_type.as_str(), content_id], |row| row.get::<_, i64>(0))
+                    .optional()?;
+                let from_index = if rows > Some(SORTED_ROWS_MAX) { "AND listed = 1" } else { "" };
+                let mut statement = snapshot.prepare_cached(&format!(
                     "SELECT user_id, liked_at FROM like_records
-                     WHERE content_type = ?1 AND content_id = ?2 AND is_canceled = 0
+                     WHERE content_type = ?1 AND content_id = ?2 AND is_canceled = 0 {from_index}
                        AND liked_at <= ?3 AND (liked_at < ?3 OR user_id > ?4)
-                     ORDER BY liked_at DESC, user_id LIMIT ?5",
-                )?;
+                     ORDER BY liked_at DESC, user_id LIMIT ?5"
+                ))?;
                 let (liked_at, user) = after.map_or((i64::MAX, 0), |last| (last.liked_at.millis(), last.user.get()));
                 let rows = statement.query_map(
-                    params![content.content_type.as_str(), content.content_id.get(), liked_at, user, limit as i64],
+                    params![content_type.as_str(), content_id, liked_at, user, limit as i64],
                     |row| {
                         let user = valid(row, 0, |id| UserId::new(id).ok())?;
                         Ok(Liker { user, liked_at: Timestamp::saturating_from_millis(row.get(1)?) })
