@@ -19,7 +19,6 @@ use super::{
 use crate::{
     StoreError,
     sqlite::{Commits, Failure, File, Readers, Writer},
-    wal::WalLimits,
 };
 
 const STORE: &str = "the log";
@@ -106,8 +105,7 @@ impl SqliteLog {
 }
 
 fn file(path: &Path) -> File {
-    let wal = WalLimits { pass: 1000, long: 4000 };
-    File { path: PathBuf::from(path), store: STORE, cache_kib: 8192, synchronous: "FULL", wal }
+    File { path: PathBuf::from(path), store: STORE, cache_kib: 8192, page_bytes: 8192, synchronous: "FULL", wal: None }
 }
 
 fn identity(file: &File, connection: &Connection) -> Result<(String, PartitionCount), StoreError> {

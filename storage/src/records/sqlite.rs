@@ -80,8 +80,8 @@ impl SqliteRecords {
 }
 
 fn file(path: &Path) -> File {
-    let wal = WalLimits { pass: 24_000, long: 65_536 };
-    File { path: path.to_owned(), store: STORE, cache_kib: 131_072, synchronous: "NORMAL", wal }
+    let wal = Some(WalLimits { pass: 24_000, long: 65_536 });
+    File { path: path.to_owned(), store: STORE, cache_kib: 131_072, page_bytes: 4096, synchronous: "NORMAL", wal }
 }
 
 /// A file holds the shards it was made for, and no others.
