@@ -19,11 +19,13 @@ pub(crate) fn fdatasync_rate(dir: &Path) -> Result<f64> {
     Ok(f64::from(calls) / started.elapsed().as_secs_f64())
 }
 
-/// Bytes of all files in a directory.
-pub(crate) fn bytes(dir: &Path) -> Result<u64> {
-    let mut total = 0;
+/// Bytes of the files in a directory: of the data, and of the write-ahead logs, which are used again and again.
+pub(crate) fn bytes(dir: &Path) -> Result<(u64, u64)> {
+    let (mut data, mut logs) = (0, 0);
     for entry in fs::read_dir(dir)? {
-        total += entry?.metadata()?.len();
+        let entry = entry?;
+        let is_log = entry.file_name().to_string_lossy().ends_with("-wal");
+        *(if is_log { &mut logs } else { &mut data }) += entry.metadata()?.len();
     }
-    Ok(total)
+    Ok((data, logs))
 }

@@ -134,7 +134,12 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     println!("\n{} likes in batches, projected: {:.0}/s", options.rows, options.rows as f64 / seconds);
-    println!("on disk: {} bytes per like (log and records)", disk::bytes(&data)? / options.rows.max(1));
+    let (data_bytes, wal_bytes) = disk::bytes(&data)?;
+    println!(
+        "on disk: {} bytes per like (log and records), and {} MiB of write-ahead logs",
+        data_bytes / options.rows.max(1),
+        wal_bytes / 1024 / 1024
+    );
     drop(server);
     let started = Instant::now();
     server = start()?;
@@ -144,10 +149,10 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
     let mut first = options.rows;
     println!("\nThe whole service, new pairs, open loop, {} s each", options.seconds);
     for (name, rate, one_post) in [
+        ("its share of the bare POST", options.share * bare, false),
         ("3,000/s", 3000.0, false),
         ("3,000/s on one post", 3000.0, true),
         ("10,000/s", 10_000.0, false),
-        ("its share of the bare POST", options.share * bare, false),
         ("overload: 4 times its share", 4.0 * options.share * bare, false),
     ] {
         let lag = watch_lag(&server);

@@ -47,19 +47,24 @@ pub struct Backlog {
     gauge: Gauge,
 }
 
-#[derive(Default)]
 struct Counted {
     /// Commands that were let pass and are not answered yet.
     passing: AtomicI64,
     /// The end of the partition as far as this process knows.
     end: AtomicI64,
-    /// The first offset that is not projected.
+    /// The first offset that is not projected; [`UNKNOWN`] until it was read once.
     projected: AtomicI64,
 }
 
+/// What is not known yet does not hold commands up: a process that starts would refuse them all.
+const UNKNOWN: i64 = -1;
+
 impl Counted {
     fn behind(&self) -> i64 {
-        (self.end.load(Ordering::Relaxed) - self.projected.load(Ordering::Relaxed)).max(0)
+        match self.projected.load(Ordering::Relaxed) {
+            UNKNOWN => 0,
+            projected => (self.end.load(Ordering::Relaxed) - projected).max(0),
+        }
     }
 }
 
@@ -81,7 +86,8 @@ impl Drop for Room<'_> {
 
 impl Backlog {
     pub(crate) fn new(count: PartitionCount, limit: BacklogLimit) -> Self {
-        let partitions = count.all().map(|_| Counted::default()).collect();
+        let unknown = |_| Counted { passing: 0.into(), end: 0.into(), projected: UNKNOWN.into() };
+        let partitions = count.all().map(unknown).collect();
         Self { limit, partitions, gauge: gauge!("likewise_backlog_events") }
     }
 
@@ -125,7 +131,14 @@ impl Backlog {
                     scopes.doubt(partition);
                 }
             }
-            Ok(None) => scopes.doubt(partition),
+            Ok(None) => {
+                scopes.doubt(partition);
+                if counted.projected.load(Ordering::Relaxed) == UNKNOWN
+                    && let Ok(Some(checkpoint)) = ports.records.checkpoint(partition).await
+                {
+                    counted.projected.fetch_max(checkpoint.next_offset.get(), Ordering::Relaxed);
+                }
+            }
             Err(_) => {}
         }
     }

@@ -64,6 +64,8 @@ fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure>
     {
         return open(path, shards);
     }
+    // Before a file is made for shards that another one has, or without those that none has.
+    SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
     let stores = parts.into_iter().map(|(shards, path)| Ok((shards.clone(), open(&path, &shards)?)));
     Ok(Arc::new(SpreadRecords::new(stores.collect::<Result<_, Failure>>()?)?))
 }

@@ -61,6 +61,16 @@ fn settings_come_from_flags_variables_and_a_file_and_say_so() {
     assert!(line("partitions").contains("32") && line("partitions").contains("likewise.toml"), "{text}");
     assert!(line("max_backlog").contains('5') && line("max_backlog").ends_with("# the environment"), "{text}");
     assert!(line("counters").ends_with("# the default"), "{text}");
+    assert!(line("records").contains("?shards=0-7") && line("records").contains("?shards=8-15"), "{text}");
+    let records = |value: &str| {
+        fs::write(&file, format!("records = {value}\n")).unwrap();
+        let output = settings(dir.path()).command(&["config"]).env("LIKEWISE_CONFIG", &file).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().find(|line| line.starts_with("records = ")).unwrap_or_default().to_owned()
+    };
+    assert!(records("\"sqlite://one.db\"").contains("[\"sqlite://one.db\"]"));
+    let several = "[\"sqlite://a.db?shards=0-7\", \"sqlite://b.db?shards=8-15\"]";
+    assert!(records(several).contains(several));
 }
 
 #[test]
@@ -82,6 +92,15 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
     assert!(stderr(&settings, &["serve", "--counters", "redis://user:secret@host"]).contains("counters"));
     let secret = stderr(&settings, &["serve", "--log", "kafka://user:secret@host/likes"]);
     assert!(secret.contains("log") && !secret.contains("secret"), "{secret}");
+    let spread = |urls: &[&str]| {
+        let flags = urls.iter().flat_map(|url| ["--records", url]);
+        stderr(&settings, &["serve"].into_iter().chain(flags).collect::<Vec<_>>())
+    };
+    let (low, high) = ("sqlite://low.db?shards=0-7", "sqlite://high.db?shards=7-15");
+    assert!(spread(&[low]).contains("no record store has shard 8"));
+    assert!(spread(&[low, high]).contains("two record stores have shard 7"));
+    assert!(spread(&["sqlite://low.db?shards=0-16"]).contains("range of shards"));
+    assert!(spread(&["sqlite://low.db?shard=0-7"]).contains("?shards="));
     let output = settings.command(&["serve"]).env("LIKEWISE_LISSTEN", "x").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not a setting"));
     let help = settings.output(&["--help"]);
@@ -293,5 +312,28 @@ fn it_is_ready_soon_after_a_start_and_after_a_kill() {
 fn fill_once(service: &Service, round: &str) {
     if round == "first start" {
         fill(service);
+    }
+}
+
+/// What is not known yet of the projection must not look like a backlog: the log holds more events of one partition
+/// than may wait there.
+#[test]
+fn a_service_that_starts_again_takes_commands_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(dir.path());
+    let service = settings.start();
+    service.wait_ready();
+    for first in (0..2_500).step_by(100) {
+        let commands: Vec<Value> = (1..=100).map(|user| like(first + user, 16, true)).collect();
+        wait_until("room in the backlog", Duration::from_secs(20), || {
+            let answer = service.post("/v1/likes/batch", &json!({ "commands": commands }));
+            answer.json()["results"].as_array().unwrap().iter().all(|result| result["status"] == "accepted")
+        });
+    }
+    drop(service);
+    let service = settings.start();
+    for user in 5_000..5_050 {
+        let answer = service.post("/v1/likes", &like(user, 16, true));
+        assert_eq!(answer.status, 202, "{}", answer.text);
     }
 }

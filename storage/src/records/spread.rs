@@ -62,16 +62,22 @@ pub struct SpreadRecords {
 impl SpreadRecords {
     /// Fails, with a sentence, unless each shard is in exactly one of the stores.
     pub fn new(parts: Vec<(Shards, Arc<dyn RecordStore>)>) -> Result<Self, String> {
-        let mut by_shard = Vec::new();
-        for shard in 0..SHARDS {
-            let mut homes = (0..parts.len()).filter(|index| parts[*index].0.contains(shard));
-            match (homes.next(), homes.next()) {
-                (Some(home), None) => by_shard.push(home),
-                (None, _) => return Err(format!("no record store has shard {shard}: give each of 0-15 a home")),
-                (Some(_), Some(_)) => return Err(format!("two record stores have shard {shard}: give it one home")),
-            }
-        }
+        let by_shard = Self::check(parts.iter().map(|(shards, _)| shards))?;
         Ok(Self { stores: parts.into_iter().map(|(_, store)| store).collect(), by_shard })
+    }
+
+    /// The index of each shard's range. Fails, with a sentence, unless each shard is in exactly one of them.
+    pub fn check<'a>(ranges: impl Iterator<Item = &'a Shards>) -> Result<Vec<usize>, String> {
+        let ranges: Vec<&Shards> = ranges.collect();
+        let home = |shard| {
+            let mut homes = (0..ranges.len()).filter(|index| ranges[*index].contains(shard));
+            match (homes.next(), homes.next()) {
+                (Some(home), None) => Ok(home),
+                (None, _) => Err(format!("no record store has shard {shard}: give each of 0-15 a home")),
+                (Some(_), Some(_)) => Err(format!("two record stores have shard {shard}: give it one home")),
+            }
+        };
+        (0..SHARDS).map(home).collect()
     }
 
     fn of(&self, partition: Partition) -> &Arc<dyn RecordStore> {
@@ -252,12 +258,9 @@ mod tests {
     #[test]
     fn each_shard_needs_one_home() {
         let refused = |ranges: &[&str]| {
-            let parts = ranges.iter().map(|range| (range.parse().unwrap(), nowhere())).collect();
-            SpreadRecords::new(parts).err()
+            let ranges: Vec<Shards> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            SpreadRecords::check(ranges.iter()).err()
         };
-        fn nowhere() -> Arc<dyn RecordStore> {
-            Arc::new(SpreadRecords { stores: Vec::new(), by_shard: Vec::new() })
-        }
         assert_eq!(refused(&["0-7", "8-15"]), None);
         assert!(refused(&["0-7", "9-15"]).unwrap().contains("no record store has shard 8"));
         assert!(refused(&["0-8", "8-15"]).unwrap().contains("two record stores have shard 8"));
