@@ -166,11 +166,10 @@ fn start_metrics() -> Result<PrometheusHandle, Failure> {
 
 /// The data directory, and any other that an embedded store is in.
 fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
-    let mut named = vec![settings.data_dir.clone()];
-    let records = settings.records.iter().map(|url| ("records", url));
-    for (setting, url) in std::iter::once(("log", &settings.log)).chain(records) {
-        named.push(directory_of(&wiring::sqlite_path(setting, url)?));
-    }
+    let log = wiring::sqlite_path("log", &settings.log)?;
+    let records = wiring::record_files(&settings.records)?.into_iter().map(|(_, path)| path);
+    let files = std::iter::once(log).chain(records);
+    let named: Vec<_> = files.map(|path| directory_of(&path)).chain([settings.data_dir.clone()]).collect();
     let mut paths = BTreeSet::new();
     for dir in named {
         // One directory may have been written in two ways.

@@ -46,8 +46,8 @@ pub(crate) fn readable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, 
 
 type Open = fn(&Path, &Shards) -> Result<Arc<dyn RecordStore>, Failure>;
 
-/// One store, or several with a range of shards each.
-fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure> {
+/// The files of embedded records and the shards of each. Fails unless each shard has one home, before a file is made.
+pub(crate) fn record_files(urls: &[String]) -> Result<Vec<(Shards, PathBuf)>, Failure> {
     let mut parts = Vec::new();
     for url in urls {
         let shards = match url.split_once('?') {
@@ -59,13 +59,16 @@ fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure>
         };
         parts.push((shards, sqlite_path("records", url)?));
     }
-    if let [(shards, path)] = &parts[..]
-        && *shards == Shards::all()
-    {
+    SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
+    Ok(parts)
+}
+
+/// One store, or several with a range of shards each.
+fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure> {
+    let parts = record_files(urls)?;
+    if let [(shards, path)] = &parts[..] {
         return open(path, shards);
     }
-    // Before a file is made for shards that another one has, or without those that none has.
-    SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
     let stores = parts.into_iter().map(|(shards, path)| Ok((shards.clone(), open(&path, &shards)?)));
     Ok(Arc::new(SpreadRecords::new(stores.collect::<Result<_, Failure>>()?)?))
 }

@@ -101,6 +101,8 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
     assert!(spread(&[low, high]).contains("two record stores have shard 7"));
     assert!(spread(&["sqlite://low.db?shards=0-16"]).contains("range of shards"));
     assert!(spread(&["sqlite://low.db?shard=0-7"]).contains("?shards="));
+    let made = ["lock", "low.db", "high.db"].map(|name| Path::new(name).exists());
+    assert_eq!(made, [false; 3], "a refused start makes no file, nor owns a directory");
     let output = settings.command(&["serve"]).env("LIKEWISE_LISSTEN", "x").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not a setting"));
     let help = settings.output(&["--help"]);
