@@ -50,19 +50,22 @@ pub struct Backlog {
 struct Counted {
     /// Commands that were let pass and are not answered yet.
     passing: AtomicI64,
+    /// Events that this process appended.
+    appended: AtomicI64,
     /// The end of the partition as far as this process knows.
     end: AtomicI64,
     /// The first offset that is not projected; [`UNKNOWN`] until it was read once.
     projected: AtomicI64,
 }
 
-/// What is not known yet does not hold commands up: a process that starts would refuse them all.
+/// What is not known yet does not hold commands up, or a process that starts would refuse them all: until it is known,
+/// what this process itself appended counts as the backlog.
 const UNKNOWN: i64 = -1;
 
 impl Counted {
     fn behind(&self) -> i64 {
         match self.projected.load(Ordering::Relaxed) {
-            UNKNOWN => 0,
+            UNKNOWN => self.appended.load(Ordering::Relaxed),
             projected => (self.end.load(Ordering::Relaxed) - projected).max(0),
         }
     }
@@ -74,6 +77,7 @@ pub(crate) struct Room<'a>(&'a Counted);
 impl Room<'_> {
     /// The command became the event at `offset`.
     pub(crate) fn appended(self, offset: Offset) {
+        self.0.appended.fetch_add(1, Ordering::Relaxed);
         self.0.end.fetch_max(offset.get() + 1, Ordering::Relaxed);
     }
 }
@@ -86,7 +90,7 @@ impl Drop for Room<'_> {
 
 impl Backlog {
     pub(crate) fn new(count: PartitionCount, limit: BacklogLimit) -> Self {
-        let unknown = |_| Counted { passing: 0.into(), end: 0.into(), projected: UNKNOWN.into() };
+        let unknown = |_| Counted { passing: 0.into(), appended: 0.into(), end: 0.into(), projected: UNKNOWN.into() };
         let partitions = count.all().map(unknown).collect();
         Self { limit, partitions, gauge: gauge!("likewise_backlog_events") }
     }
@@ -141,5 +145,24 @@ impl Backlog {
             }
             Err(_) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A projection that nobody can ask still has a bound.
+    #[tokio::test(start_paused = true)]
+    async fn commands_are_bounded_while_nothing_is_known_of_the_projection() {
+        let backlog = Backlog::new(PartitionCount::DEFAULT, BacklogLimit::new(10));
+        let partition = PartitionCount::DEFAULT.all().next().unwrap();
+        let mut taken = 0;
+        while let Ok(room) = backlog.admit(partition).await {
+            // The log held events before this process began.
+            room.appended(Offset::new(1_000_000 + taken).unwrap());
+            taken += 1;
+        }
+        assert_eq!(taken, 10);
     }
 }

@@ -18,8 +18,8 @@ use crate::Failure;
 
 /// The path of a `sqlite://` URL.
 pub(crate) fn sqlite_path(setting: &str, url: &str) -> Result<PathBuf, Failure> {
-    match without_query(url).split_once("://") {
-        Some(("sqlite", path)) if !path.is_empty() => Ok(PathBuf::from(path)),
+    match url.split_once("://") {
+        Some(("sqlite", path)) if !path.is_empty() && !path.contains('?') => Ok(PathBuf::from(path)),
         _ => Err(format!("{setting} must be a URL such as sqlite://likewise-data/{setting}.db").into()),
     }
 }
@@ -50,14 +50,15 @@ type Open = fn(&Path, &Shards) -> Result<Arc<dyn RecordStore>, Failure>;
 pub(crate) fn record_files(urls: &[String]) -> Result<Vec<(Shards, PathBuf)>, Failure> {
     let mut parts = Vec::new();
     for url in urls {
-        let shards = match url.split_once('?') {
+        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
+        let shards = match query {
             None => Shards::all(),
-            Some((_, query)) => {
+            Some(query) => {
                 let range = query.strip_prefix("shards=").ok_or("records takes ?shards=… and nothing else")?;
                 range.parse().map_err(|what| format!("records: ?shards= {what}"))?
             }
         };
-        parts.push((shards, sqlite_path("records", url)?));
+        parts.push((shards, sqlite_path("records", base)?));
     }
     SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
     Ok(parts)
@@ -71,10 +72,6 @@ fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure>
     }
     let stores = parts.into_iter().map(|(shards, path)| Ok((shards.clone(), open(&path, &shards)?)));
     Ok(Arc::new(SpreadRecords::new(stores.collect::<Result<_, Failure>>()?)?))
-}
-
-fn without_query(url: &str) -> &str {
-    url.split_once('?').map_or(url, |(base, _)| base)
 }
 
 /// Counters and requests: one server holds both.

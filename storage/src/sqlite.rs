@@ -291,7 +291,9 @@ impl<J: Send + 'static> Writer<J> {
 
     /// Why nothing can be written right now; none if it can.
     pub(crate) fn fault(&self) -> Option<StoreError> {
-        self.fault.lock().clone()
+        let has_ended = self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished);
+        let ended = || has_ended.then(|| StoreError::unavailable("the writer thread", "it has ended"));
+        self.fault.lock().clone().or_else(ended)
     }
 
     /// Queues a job; it is told its outcome. False if the writer has ended.

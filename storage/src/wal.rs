@@ -46,12 +46,14 @@ pub(crate) struct WalCheckpoints {
 impl WalCheckpoints {
     /// Starts the thread on a connection of its own.
     pub(crate) fn start(limits: WalLimits, beside: Connection) -> Result<Self, StoreError> {
-        let (passes, asked) = sync_channel::<()>(1);
+        // Without room to wait: a pass is asked for only while none is under way, so that the writer, which brings over
+        // the rest before it asks again, finds the file free.
+        let (passes, asked) = sync_channel::<()>(0);
         let passed = Arc::new(AtomicBool::new(false));
         let done = Arc::clone(&passed);
         let run = move || {
             while asked.recv().is_ok() {
-                checkpoint(&beside);
+                let _the_writer_looks_again = checkpoint(&beside);
                 done.store(true, Ordering::Release);
             }
         };
@@ -75,8 +77,8 @@ impl WalCheckpoints {
         if pages < self.asked_at {
             self.asked_at = 0;
         }
-        if pages >= self.limits.long && self.passed.swap(false, Ordering::Acquire) {
-            checkpoint(connection);
+        if pages >= self.limits.long && self.passed.load(Ordering::Acquire) && checkpoint(connection) {
+            self.passed.store(false, Ordering::Release);
         }
         if pages - self.asked_at >= self.limits.pass
             && let Some(passes) = &self.passes
@@ -87,10 +89,13 @@ impl WalCheckpoints {
     }
 }
 
-/// Copies as much as readers and the writer let it. What fails is tried again after more commits: until then the
-/// write-ahead log holds it, as durably as the file would.
-fn checkpoint(connection: &Connection) {
-    let _tried_again = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+/// Copies as much as readers and the writer let it; true if that was all. What fails is tried again after more commits:
+/// until then the write-ahead log holds it, as durably as the file would.
+fn checkpoint(connection: &Connection) -> bool {
+    let row = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |row| {
+        Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?))
+    });
+    matches!(row, Ok((0, pages, copied)) if copied == pages)
 }
 
 impl Drop for WalCheckpoints {

@@ -87,18 +87,20 @@ impl Tails {
         let tail = self.of(partition).lock();
         let bounds = Bounds { start: Offset::ZERO, end: Offset::new(tail.end).ok()? };
         let first = from.previous().unwrap_or(from);
-        if first.get() < tail.start() {
+        // A reader of the file may be ahead of what was pushed: a commit is in the file first.
+        if first.get() < tail.start() || from.get() > tail.end {
             return None;
         }
         let before = from.previous().and_then(|previous| tail.get(previous.get()));
         let mut bytes = 0;
         let mut records = Vec::new();
-        while records.len() < limit.records
-            && bytes < limit.bytes
-            && let Some(record) = tail.get(from.get() + records.len() as i64)
-        {
+        for offset in from.get()..tail.end {
+            let record = tail.get(offset)?;
             bytes += record.value.as_ref().map_or(0, Vec::len);
             records.push(record);
+            if bytes >= limit.bytes || records.len() >= limit.records {
+                break;
+            }
         }
         let before = before.map_or(Before::Absent, |record| Before::Found(record.mark()));
         Some(Slice { records, bounds, before })
@@ -112,5 +114,25 @@ impl Tails {
 
     fn of(&self, partition: Partition) -> &Mutex<Tail> {
         &self.partitions[usize::from(partition.get())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    /// Between a commit and its push the file is ahead of memory, which then must not say that the log ends earlier.
+    #[test]
+    fn what_memory_has_not_reached_is_left_to_the_file() {
+        let tails = Tails::new(PartitionCount::DEFAULT);
+        tails.set_ends(&[5; 16]);
+        let partition = Partition::new(0, PartitionCount::DEFAULT).unwrap();
+        let limit = ReadLimit { records: 10, bytes: 1000, wait: Duration::ZERO };
+        let read = |from| tails.read(partition, Offset::new(from).unwrap(), limit);
+        for from in [0, 4, 5, 6] {
+            assert_eq!(read(from), None, "from {from}");
+        }
     }
 }

@@ -28,8 +28,8 @@ use crate::{
 };
 
 const STORE: &str = "the record store";
-/// "Lwr1" in the file header.
-const APPLICATION_ID: i32 = 0x4c77_7231;
+/// "Lwr2" in the file header.
+const APPLICATION_ID: i32 = 0x4c77_7232;
 const READERS: usize = 4;
 /// A content with at most so many rows, cancelled ones too, has its likers sorted when they are asked for. That saves
 /// most contents a place in an index, and each of their likes the writing of a page.
