@@ -1,7 +1,7 @@
 //! The contract of Likewise: what producers, projectors, readers and clients in any language agree on.
 //!
 //! Holds ids that cannot be invalid, the partition function, positions, the `LikeToggled` event, and (as files)
-//! SQL migrations and test vectors. May depend on pure libraries only. Must never do I/O, read a clock, or know how
+//! SQL migrations, Redis scripts and test vectors. May depend on pure libraries only. Must never do I/O, read a clock, or know how
 //! a like is folded, stored or served.
 
 #![forbid(unsafe_code)]
@@ -27,4 +27,24 @@ pub mod sql {
     pub const SQLITE_LOG: &str = include_str!("../sql/sqlite_log_0001.sql");
     /// The embedded records, version 1.
     pub const SQLITE_RECORDS: &str = include_str!("../sql/sqlite_records_0001.sql");
+}
+
+/// Scripts that Redis runs, each atomic within one partition's keys. The head of each file says what it takes.
+pub mod lua {
+    /// The owner's batch.
+    pub const PUBLISH: &str = include_str!("../lua/publish.lua");
+    /// Another owner.
+    pub const TAKE_OVER: &str = include_str!("../lua/take_over.lua");
+    /// A reader's right to fill.
+    pub const LEASE: &str = include_str!("../lua/lease.lua");
+    /// A reader's count.
+    pub const FILL_COUNT: &str = include_str!("../lua/fill_count.lua");
+    /// A reader's statuses.
+    pub const FILL_STATUSES: &str = include_str!("../lua/fill_statuses.lua");
+    /// A command that had no effect.
+    pub const ABANDON: &str = include_str!("../lua/abandon.lua");
+    /// A token.
+    pub const TAKE: &str = include_str!("../lua/take.lua");
+    /// A token given back.
+    pub const GIVE_BACK: &str = include_str!("../lua/give_back.lua");
 }

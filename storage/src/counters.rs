@@ -3,13 +3,14 @@
 //! It is never the truth. A missing entry means unknown, never 0.
 
 mod memory;
+mod redis;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use likewise_schema::{Content, Offset, Partition, Timestamp, UserId};
 
-pub use self::memory::MemoryCounters;
+pub use self::{memory::MemoryCounters, redis::RedisCounters};
 use crate::{
     StoreError,
     records::{Checkpoint, Claim, Generation},

@@ -1,13 +1,14 @@
 //! The request store: commands in flight, their answers, and token buckets. A courtesy: exactness never depends on it.
 
 mod memory;
+mod redis;
 
 use std::{net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use likewise_schema::{Content, Pair, Position, RequestId, UserId};
 
-pub use self::memory::MemoryRequests;
+pub use self::{memory::MemoryRequests, redis::RedisRequests};
 use crate::StoreError;
 
 /// How long a command counts as in flight unless it is answered.

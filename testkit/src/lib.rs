@@ -1,9 +1,11 @@
-//! Starts the real binary for tests, talks to it over HTTP, and ends it in every way a process can end.
+//! Starts the real binary and real servers for tests, talks to the binary over HTTP, and ends both in every way a
+//! process can end.
 //!
 //! May depend on test libraries only. Must never know the product's code: what it checks, it checks from outside.
 
 #![forbid(unsafe_code)]
 
+pub mod servers;
 mod service;
 
 pub use service::{Answer, Service, Settings, wait_until};

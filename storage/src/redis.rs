@@ -1,0 +1,206 @@
+//! What the Redis adapters share: a server or a cluster behind one type, with bounded waits.
+
+use std::{fmt, time::Duration};
+
+use redis::{
+    Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture, Script, Value,
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    cluster::ClusterClient,
+    cluster_async::ClusterConnection,
+};
+
+use crate::StoreError;
+
+/// How long Redis may take. It is a cache: past that an answer comes from elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RedisTimeouts {
+    /// What a request waits for: reads, leases, fills, commands in flight, buckets.
+    pub request: Duration,
+    /// What an owner waits for: publishes and takeovers.
+    pub publish: Duration,
+    /// Making a connection.
+    pub connect: Duration,
+}
+
+impl Default for RedisTimeouts {
+    fn default() -> Self {
+        Self {
+            request: Duration::from_millis(50),
+            publish: Duration::from_secs(1),
+            connect: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Where Redis is: `redis://host:port/database`, `rediss://…` over TLS, `redis+cluster://host:port,host:port` or
+/// `rediss+cluster://…`.
+#[derive(Clone)]
+pub(crate) enum Address {
+    Server(Client),
+    Cluster(ClusterClient),
+}
+
+impl Address {
+    /// Fails, with a sentence that holds no credential, if the URL is not one of those above.
+    pub(crate) fn parse(store: &'static str, url: &str) -> Result<Self, StoreError> {
+        let wrong = |_| {
+            let forms = "redis://host:6379, rediss://host:6379 or redis+cluster://host:6379,host:6379";
+            StoreError::unusable(store, format!("its URL must be such as {forms}"))
+        };
+        match url.split_once("+cluster://") {
+            Some((scheme @ ("redis" | "rediss"), rest)) => {
+                // What comes before an @ counts for every node.
+                let (credentials, nodes) = rest.rsplit_once('@').map_or(("", rest), |(who, nodes)| (who, nodes));
+                let at = if credentials.is_empty() { "" } else { "@" };
+                let nodes = nodes.split(',').map(|node| format!("{scheme}://{credentials}{at}{node}"));
+                Ok(Self::Cluster(ClusterClient::new(nodes.collect::<Vec<_>>()).map_err(wrong)?))
+            }
+            _ => Ok(Self::Server(Client::open(url).map_err(wrong)?)),
+        }
+    }
+
+    pub(crate) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+}
+
+/// A connection that is made when it is needed, shared by all that clone it, and made again when it breaks.
+#[derive(Clone)]
+pub(crate) struct Connection {
+    store: &'static str,
+    address: Address,
+    wait: Duration,
+    connect: Duration,
+    made: std::sync::Arc<tokio::sync::OnceCell<Made>>,
+}
+
+#[derive(Clone)]
+enum Made {
+    Server(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+impl ConnectionLike for Made {
+    fn req_packed_command<'a>(&'a mut self, cmd: &'a Cmd) -> RedisFuture<'a, Value> {
+        match self {
+            Made::Server(server) => server.req_packed_command(cmd),
+            Made::Cluster(cluster) => cluster.req_packed_command(cmd),
+        }
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        match self {
+            Made::Server(server) => server.req_packed_commands(pipeline, offset, count),
+            Made::Cluster(cluster) => cluster.req_packed_commands(pipeline, offset, count),
+        }
+    }
+
+    fn get_db(&self) -> i64 {
+        0
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Connection")
+    }
+}
+
+/// A key or an argument of a script.
+pub(crate) enum Part {
+    Key(String),
+    Argument(String),
+}
+
+impl Connection {
+    /// For answers within `wait`. Nothing is connected yet.
+    pub(crate) fn new(store: &'static str, address: Address, wait: Duration, connect: Duration) -> Self {
+        Self { store, address, wait, connect, made: std::sync::Arc::default() }
+    }
+
+    async fn made(&self) -> Result<Made, RedisError> {
+        let make = || async {
+            match &self.address {
+                Address::Server(client) => {
+                    let config = ConnectionManagerConfig::new()
+                        .set_number_of_retries(1)
+                        .set_max_delay(Duration::from_millis(200))
+                        .set_connection_timeout(Some(self.connect))
+                        .set_response_timeout(Some(self.wait));
+                    Ok(Made::Server(ConnectionManager::new_lazy_with_config(client.clone(), config)?))
+                }
+                Address::Cluster(client) => {
+                    let config = redis::cluster::ClusterConfig::new()
+                        .set_connection_timeout(self.connect)
+                        .set_response_timeout(self.wait);
+                    Ok(Made::Cluster(client.get_async_connection_with_config(config).await?))
+                }
+            }
+        };
+        self.made.get_or_try_init(make).await.cloned()
+    }
+
+    /// Makes a call in time. An error leaves it unknown whether the call had its effect.
+    async fn within<T>(
+        &self,
+        call: impl AsyncFnOnce(&mut Made) -> Result<T, RedisError>,
+    ) -> Result<T, StoreError> {
+        let made_and_called = async { call(&mut self.made().await?).await };
+        match tokio::time::timeout(self.wait, made_and_called).await {
+            Ok(Ok(answer)) => Ok(answer),
+            // The text of an error can hold an address, never a credential or a value.
+            Ok(Err(error)) => Err(StoreError::unavailable(self.store, error.category())),
+            Err(_) => Err(StoreError::unavailable(self.store, "it does not answer in time")),
+        }
+    }
+
+    pub(crate) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+        self.within(async |made| command.query_async(made).await).await
+    }
+
+    pub(crate) async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {
+        self.within(async |made| pipeline.query_async(made).await).await
+    }
+
+    /// Runs a script by its SHA; where the server does not know it, it is loaded first.
+    pub(crate) async fn script<T: FromRedisValue>(
+        &self,
+        script: &Script,
+        parts: impl IntoIterator<Item = Part>,
+    ) -> Result<T, StoreError> {
+        let mut invocation = script.prepare_invoke();
+        for part in parts {
+            match part {
+                Part::Key(key) => invocation.key(key),
+                Part::Argument(argument) => invocation.arg(argument),
+            };
+        }
+        self.within(async |made| invocation.invoke_async(made).await).await
+    }
+}
+
+/// A sentence if the server may drop keys that are to stay, or refuses to drop any.
+pub(crate) async fn advice(connection: &Connection) -> Result<Option<String>, StoreError> {
+    let memory: Value = connection.command(redis::cmd("INFO").arg("memory")).await?;
+    let text = match memory {
+        // A cluster answers once for each node.
+        Value::Map(nodes) => {
+            nodes.into_iter().filter_map(|(_, info)| redis::from_redis_value::<String>(info).ok()).collect()
+        }
+        one => redis::from_redis_value::<String>(one).unwrap_or_default(),
+    };
+    let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim);
+    let (limit, policy) = (field("maxmemory"), field("maxmemory_policy").unwrap_or("unknown"));
+    Ok(match (limit, policy) {
+        (Some("0"), _) => Some("maxmemory is not set: its memory has no bound".into()),
+        (_, policy) if policy.starts_with("volatile-") => None,
+        (_, policy) => Some(format!(
+            "maxmemory-policy is {policy}; a volatile- policy such as volatile-lfu keeps progress and drops what can be filled again"
+        )),
+    })
+}
