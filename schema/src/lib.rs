@@ -21,12 +21,16 @@ pub use partition::{Partition, PartitionCount, SHARDS};
 pub use position::{Offset, Position};
 pub use time::Timestamp;
 
-/// SQL of the embedded stores, one file per schema version, applied in order.
+/// SQL of the stores, one file per schema version, applied in order.
 pub mod sql {
     /// The embedded log, version 1.
     pub const SQLITE_LOG: &str = include_str!("../sql/sqlite_log_0001.sql");
     /// The embedded records, version 1.
     pub const SQLITE_RECORDS: &str = include_str!("../sql/sqlite_records_0001.sql");
+    /// What a MySQL server has once, version 1.
+    pub const MYSQL_RECORDS: &str = include_str!("../sql/mysql_records_0001.sql");
+    /// What it has for each shard, version 1: `{shard}` stands for two digits.
+    pub const MYSQL_SHARD: &str = include_str!("../sql/mysql_shard_0001.sql");
 }
 
 /// Scripts that Redis runs, each atomic within one partition's keys. The head of each file says what it takes.

@@ -1,6 +1,7 @@
 //! The record store: one row per pair, one count per content, one checkpoint per partition.
 
 mod digest;
+mod mysql;
 mod spread;
 mod sqlite;
 
@@ -11,6 +12,7 @@ use tokio::sync::mpsc;
 
 pub use self::{
     digest::DigestBuilder,
+    mysql::MysqlRecords,
     spread::{Shards, SpreadRecords},
     sqlite::SqliteRecords,
 };

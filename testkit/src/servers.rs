@@ -220,7 +220,6 @@ fn mysql_arguments(dir: &Path, port: u16, settings: &[&str]) -> Vec<String> {
         "--bind-address=127.0.0.1".into(),
         "--innodb-flush-log-at-trx-commit=2".into(),
         "--innodb-buffer-pool-size=256M".into(),
-        "--skip-name-resolve".into(),
     ];
     arguments.extend(settings.iter().map(|text| (*text).to_owned()));
     arguments

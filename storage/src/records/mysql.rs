@@ -1,0 +1,417 @@
+//! Records in MySQL or MariaDB: sixteen tables, one for each shard, on one server or several.
+//!
+//! A commit is one transaction of a few multi-row statements. Rows are named by (user, content id); a type is told
+//! apart here, so that no text has to be compared in a join.
+
+mod migrate;
+mod rows;
+mod statements;
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::{FutureExt, TryStreamExt, future::BoxFuture};
+use likewise_schema::{Content, ContentType, Pair, Partition, UserId};
+use parking_lot::Mutex;
+use sqlx::{
+    AssertSqlSafe, Executor, MySqlConnection, MySqlPool,
+    mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    pool::PoolConnection,
+    raw_sql,
+};
+use tokio::{
+    sync::{OnceCell, mpsc},
+    time::timeout,
+};
+
+use self::statements::Flavour;
+use super::{
+    Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, RecordStore,
+    Shards, Snapshot, check_owner,
+};
+use crate::StoreError;
+
+const STORE: &str = "the record store";
+/// Commits under way at once on one server: more wait, so that batches grow.
+const WRITERS_MAX: u32 = 8;
+const READERS_MAX: u32 = 16;
+/// How long a connection is waited for, and made.
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// How long a commit may take before its outcome counts as unknown.
+const WRITE_MAX: Duration = Duration::from_secs(6);
+/// How long a read may take.
+const READ_MAX: Duration = Duration::from_secs(2);
+/// Deadlocks and lock waits of one commit that are tried again.
+const RETRIES_MAX: u32 = 5;
+/// An unused connection is closed before the server does it.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+/// A connection unused for longer is tried before it is used.
+const DOUBT_AFTER: Duration = Duration::from_secs(1);
+/// What an owner's connection waits for. A stopped owner loses its transaction, and so its locks, after `wait_timeout`.
+const WRITER_SESSION: &str = "SET SESSION innodb_lock_wait_timeout = 3, SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
+                              SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
+const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+/// Rows that a scan sends at once.
+const SCAN_ROWS: usize = 1000;
+/// How long buckets are kept: 48 hours of ten-minute slots.
+const BUCKET_SLOTS_KEPT: i64 = 288;
+
+/// Records on one MySQL server.
+pub struct MysqlRecords {
+    shards: Shards,
+    writers: MySqlPool,
+    readers: MySqlPool,
+    flavour: OnceCell<Flavour>,
+    /// The newest bucket slot of each partition; older ones are dropped relative to it.
+    newest_slots: Mutex<HashMap<Partition, i64>>,
+}
+
+impl fmt::Debug for MysqlRecords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MysqlRecords").field("shards", &self.shards).finish_non_exhaustive()
+    }
+}
+
+/// A failure of a statement, by what can be done about it.
+enum Failed {
+    /// The transaction was rolled back; it may succeed when tried again.
+    Conflict(sqlx::Error),
+    /// Anything else.
+    Other(sqlx::Error),
+    /// What is stored cannot be.
+    Damaged(&'static str),
+}
+
+impl From<sqlx::Error> for Failed {
+    fn from(error: sqlx::Error) -> Self {
+        let number = error.as_database_error().and_then(|e| e.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>());
+        match number.map(sqlx::mysql::MySqlDatabaseError::number) {
+            // Deadlock; lock wait timeout; and MariaDB's "record has changed since last read".
+            Some(1213 | 1205 | 1020) => Failed::Conflict(error),
+            _ => Failed::Other(error),
+        }
+    }
+}
+
+impl From<Failed> for StoreError {
+    fn from(failed: Failed) -> Self {
+        match failed {
+            Failed::Conflict(error) | Failed::Other(error) => describe(&error),
+            Failed::Damaged(what) => StoreError::unusable(STORE, what),
+        }
+    }
+}
+
+/// Without values, addresses or credentials, which the server's and the driver's own texts may hold.
+fn describe(error: &sqlx::Error) -> StoreError {
+    let number = |e: &dyn sqlx::error::DatabaseError| {
+        e.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map_or(0, sqlx::mysql::MySqlDatabaseError::number)
+    };
+    match error {
+        sqlx::Error::Database(error) => match number(&**error) {
+            1044 | 1045 | 1698 => StoreError::unusable(STORE, "it refuses the user or the password in its URL"),
+            1049 => StoreError::unusable(STORE, "it has no such database; make it, then run likewise migrate"),
+            1146 | 1054 => StoreError::unusable(STORE, "its tables are missing or older than this program: run likewise migrate"),
+            1142 | 1143 | 1227 => StoreError::unusable(STORE, "its user lacks a right that this role needs"),
+            number => StoreError::unavailable(STORE, format!("it refused a statement with error {number}")),
+        },
+        sqlx::Error::Io(error) => StoreError::unavailable(STORE, error.kind()),
+        sqlx::Error::PoolTimedOut => StoreError::unavailable(STORE, "no connection was free or could be made in time"),
+        sqlx::Error::Tls(_) => StoreError::unavailable(STORE, "a secure connection could not be made"),
+        sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
+            StoreError::unusable(STORE, "a stored value cannot be read")
+        }
+        _ => StoreError::unavailable(STORE, "the connection broke"),
+    }
+}
+
+fn late() -> StoreError {
+    StoreError::unavailable(STORE, "it does not answer in time")
+}
+
+/// What is done in a transaction; it may be done again.
+trait Work<T>: for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, Failed>> + Send + Sync {}
+
+impl<T, F: for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, Failed>> + Send + Sync> Work<T> for F {}
+
+impl MysqlRecords {
+    /// The records of `shards` at a URL such as `mysql://user:password@host/database`. Connects when it is first used.
+    pub fn new(url: &str, shards: &Shards) -> Result<Self, StoreError> {
+        let wrong = |_| StoreError::unusable(STORE, "its URL must be such as mysql://user:password@host:3306/database");
+        let options: MySqlConnectOptions = url.parse().map_err(wrong)?;
+        if options.get_database().is_none_or(str::is_empty) {
+            return Err(StoreError::unusable(STORE, "its URL names no database: mysql://user:password@host/database"));
+        }
+        // Each size of a multi-row statement is prepared once for each table.
+        let options = options.statement_cache_capacity(1024);
+        let pool = |most, session: &'static str, idle| {
+            MySqlPoolOptions::new()
+                .max_connections(most)
+                .acquire_timeout(CONNECT_MAX)
+                .idle_timeout(idle)
+                .test_before_acquire(false)
+                .before_acquire(|connection, meta| {
+                    Box::pin(async move {
+                        if meta.idle_for > DOUBT_AFTER {
+                            sqlx::Connection::ping(connection).await?;
+                        }
+                        Ok(true)
+                    })
+                })
+                .after_connect(move |connection, _| {
+                    Box::pin(async move { connection.execute(raw_sql(session)).await.map(drop) })
+                })
+                .connect_lazy_with(options.clone())
+        };
+        Ok(Self {
+            shards: shards.clone(),
+            writers: pool(WRITERS_MAX, WRITER_SESSION, IDLE_MAX),
+            readers: pool(READERS_MAX, READER_SESSION, Duration::from_secs(30)),
+            flavour: OnceCell::new(),
+            newest_slots: Mutex::default(),
+        })
+    }
+
+    /// Makes the tables, or brings them to this program's version. Changes nothing where they are.
+    pub async fn migrate(&self) -> Result<(), StoreError> {
+        migrate::run(&self.writers, &self.shards).await
+    }
+
+    /// Fails as unusable unless the tables are of this program's version and of these shards.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.flavour().await.map(drop)
+    }
+
+    /// Which server it is, once its tables were seen to be the right ones.
+    async fn flavour(&self) -> Result<Flavour, StoreError> {
+        let look = async || {
+            let look = async {
+                let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+                migrate::check(&mut connection, &self.shards).await?;
+                Flavour::of(&mut connection).await.map_err(|e| describe(&e))
+            };
+            timeout(READ_MAX + CONNECT_MAX, look).await.unwrap_or_else(|_| Err(late()))
+        };
+        self.flavour.get_or_try_init(look).await.copied()
+    }
+
+    /// Does `work` in a transaction, again after a conflict. `Err` with true: it is certain that nothing was written.
+    async fn transact<T>(&self, work: impl Work<T>) -> Result<T, StoreError> {
+        let mut tries = 0;
+        loop {
+            let mut connection = self.writers.acquire().await.map_err(|e| describe(&e))?;
+            let once = async {
+                connection.execute(raw_sql("START TRANSACTION")).await?;
+                let done = work(&mut connection).await?;
+                connection.execute(raw_sql("COMMIT")).await?;
+                Ok::<T, Failed>(done)
+            };
+            match timeout(WRITE_MAX, once).await {
+                Ok(Ok(done)) => return Ok(done),
+                Ok(Err(Failed::Conflict(error))) if tries < RETRIES_MAX => {
+                    tracing::debug!(%error, tries, "a transaction is tried again");
+                    metrics::counter!("likewise_records_conflicts_total").increment(1);
+                    if connection.execute(raw_sql("ROLLBACK")).await.is_err() {
+                        connection.close_on_drop();
+                    }
+                    drop(connection);
+                    tries += 1;
+                    let jitter = 0.5 + rand::random::<f64>();
+                    tokio::time::sleep(Duration::from_millis(4 << tries).mul_f64(jitter)).await;
+                }
+                // Closing the connection ends the transaction, whatever state it is in.
+                Ok(Err(failed)) => {
+                    connection.close_on_drop();
+                    return Err(failed.into());
+                }
+                Err(_) => {
+                    connection.close_on_drop();
+                    return Err(late());
+                }
+            }
+        }
+    }
+
+    /// Reads in one snapshot, with the checkpoints of that snapshot.
+    async fn snapshot<T>(&self, work: impl Work<T>) -> Result<Snapshot<T>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+        let once = async {
+            let checkpoints = begin_snapshot(&mut connection).await?;
+            let value = work(&mut connection).await?;
+            connection.execute(raw_sql("COMMIT")).await?;
+            Ok::<_, Failed>(Snapshot { value, checkpoints })
+        };
+        finish(timeout(READ_MAX, once).await.ok(), &mut connection)
+    }
+}
+
+/// Closes the connection of a read that failed or came late: its answer may still be on the way.
+fn finish<T>(
+    outcome: Option<Result<T, Failed>>,
+    connection: &mut PoolConnection<sqlx::MySql>,
+) -> Result<T, StoreError> {
+    match outcome {
+        Some(Ok(value)) => Ok(value),
+        failed => {
+            connection.close_on_drop();
+            Err(failed.and_then(Result::err).map_or_else(late, Into::into))
+        }
+    }
+}
+
+async fn begin_snapshot(connection: &mut MySqlConnection) -> Result<Vec<Checkpoint>, Failed> {
+    let begin = format!(
+        "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY; SELECT {} FROM projection_checkpoints ORDER BY `partition`",
+        rows::CHECKPOINT_COLUMNS
+    );
+    let found = raw_sql(AssertSqlSafe(begin)).fetch_all(connection).await?;
+    found.iter().map(rows::checkpoint).collect()
+}
+
+#[async_trait]
+impl RecordStore for MysqlRecords {
+    async fn acquire(&self, partition: Partition, owner: &Owner) -> Result<Checkpoint, StoreError> {
+        self.flavour().await?;
+        let owner = Arc::new(owner.clone());
+        let acquired = self.transact(move |connection| {
+            let owner = Arc::clone(&owner);
+            async move {
+                if let Some(stored) = statements::checkpoint(connection, partition, true).await?
+                    && let Err(refusal) = check_owner(STORE, &stored, &owner)
+                {
+                    return Ok(Err(refusal));
+                }
+                statements::acquire(connection, partition, &owner).await?;
+                Ok(Ok(statements::checkpoint(connection, partition, true).await?))
+            }
+            .boxed()
+        });
+        acquired.await??.ok_or_else(|| StoreError::unavailable(STORE, "the checkpoint vanished"))
+    }
+
+    async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
+        let flavour = self.flavour().await?;
+        let batch = Arc::new(batch);
+        let partition = batch.fence.partition;
+        let newest_slot = self.newest_slots.lock().get(&partition).copied().unwrap_or(0);
+        let committed = self
+            .transact(move |connection| {
+                let batch = Arc::clone(&batch);
+                async move {
+                    if !statements::advance(connection, &batch).await? {
+                        return Ok(None);
+                    }
+                    let prior = statements::rows(connection, flavour, &batch.read).await?;
+                    let writes = (batch.fold)(prior);
+                    statements::write_rows(connection, partition, &writes.rows).await?;
+                    let counts = statements::add_counts(connection, flavour, partition, &writes.counts).await?;
+                    statements::add_buckets(connection, partition, &writes.buckets).await?;
+                    let newest = writes.buckets.iter().map(|bucket| bucket.slot).max().unwrap_or(0);
+                    if newest > newest_slot {
+                        statements::drop_buckets(connection, partition, newest - BUCKET_SLOTS_KEPT).await?;
+                    }
+                    Ok(Some((Committed { rows: writes.rows, counts }, newest)))
+                }
+                .boxed()
+            })
+            .await?;
+        let Some((committed, newest)) = committed else { return Err(CommitError::Fenced) };
+        if newest > newest_slot {
+            self.newest_slots.lock().insert(partition, newest);
+        }
+        Ok(committed)
+    }
+
+    async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
+        let renewed = self.transact(move |connection| {
+            async move {
+                if !statements::renew(connection, &fence, generation).await? {
+                    return Ok(None);
+                }
+                statements::checkpoint(connection, fence.partition, true).await
+            }
+            .boxed()
+        });
+        renewed.await?.ok_or(CommitError::Fenced)
+    }
+
+    async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>, StoreError> {
+        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+        let read = statements::checkpoint(&mut connection, partition, false);
+        let outcome = timeout(READ_MAX, read).await.ok();
+        finish(outcome, &mut connection)
+    }
+
+    async fn counts(&self, contents: &[Content]) -> Result<Snapshot<Vec<Option<Count>>>, StoreError> {
+        let flavour = self.flavour().await?;
+        let contents: Arc<[Content]> = contents.into();
+        self.snapshot(move |connection| {
+            let contents = Arc::clone(&contents);
+            async move {
+                let found = statements::counts(connection, flavour, &contents).await?;
+                Ok(contents.iter().map(|content| found.get(content).copied()).collect())
+            }
+            .boxed()
+        })
+        .await
+    }
+
+    async fn rows(&self, pairs: &[Pair]) -> Result<Snapshot<Vec<Option<LikeRecord>>>, StoreError> {
+        let flavour = self.flavour().await?;
+        let pairs: Arc<[Pair]> = pairs.into();
+        self.snapshot(move |connection| {
+            let pairs = Arc::clone(&pairs);
+            async move { statements::rows(connection, flavour, &pairs).await }.boxed()
+        })
+        .await
+    }
+
+    async fn likers(
+        &self,
+        content: Content,
+        after: Option<Liker>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<Liker>>, StoreError> {
+        self.snapshot(move |connection| statements::likers(connection, content, after, limit).boxed()).await
+    }
+
+    async fn likes_of(
+        &self,
+        user: UserId,
+        content_type: Option<ContentType>,
+        after: Option<Liked>,
+        limit: usize,
+    ) -> Result<Snapshot<Vec<Liked>>, StoreError> {
+        let shards = self.shards.clone();
+        self.snapshot(move |connection| {
+            statements::likes_of(connection, shards.clone(), user, content_type, after, limit).boxed()
+        })
+        .await
+    }
+
+    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+        self.flavour().await?;
+        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+        let read = async {
+            let checkpoints = begin_snapshot(&mut connection).await?;
+            let sql = statements::scan(&self.shards);
+            let mut found = raw_sql(AssertSqlSafe(sql)).fetch(&mut *connection);
+            let mut chunk = Vec::with_capacity(SCAN_ROWS);
+            while let Some(row) = found.try_next().await? {
+                chunk.push(rows::record(&row)?);
+                if chunk.len() == SCAN_ROWS {
+                    let full = std::mem::replace(&mut chunk, Vec::with_capacity(SCAN_ROWS));
+                    if rows.send(full).await.is_err() {
+                        break;
+                    }
+                }
+            }
+            let _nobody_takes_it = rows.send(chunk).await;
+            Ok::<_, Failed>(checkpoints)
+        };
+        let outcome = read.await;
+        // Its snapshot ends with it.
+        connection.close_on_drop();
+        Ok(outcome?)
+    }
+}

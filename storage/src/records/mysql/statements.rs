@@ -1,0 +1,379 @@
+//! The statements. Values are bound; table names come from shards. Multi-row statements come in a few sizes, so that
+//! each is prepared once.
+
+use std::collections::HashMap;
+
+use chrono::NaiveDateTime;
+use likewise_schema::{Content, ContentType, Pair, Partition, SHARDS, Timestamp, UserId};
+use sqlx::{AssertSqlSafe, MySqlConnection, query, query_scalar};
+
+use super::{Failed, rows};
+use crate::records::{
+    Batch, BucketDelta, Checkpoint, Count, CountDelta, Fence, Generation, LikeRecord, Liked, Liker, Owner, Shards,
+    digest,
+};
+
+/// Rows of one statement, largest first.
+const SIZES: [usize; 6] = [1000, 250, 60, 15, 4, 1];
+/// Bucket rows dropped at once.
+const DROP_MAX: u32 = 10_000;
+
+/// The two dialects, where they differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Flavour {
+    Mysql,
+    MariaDb,
+}
+
+impl Flavour {
+    pub(super) async fn of(connection: &mut MySqlConnection) -> Result<Self, sqlx::Error> {
+        let version: String = query_scalar("SELECT VERSION()").fetch_one(connection).await?;
+        Ok(if version.contains("MariaDB") { Self::MariaDb } else { Self::Mysql })
+    }
+
+    /// The columns of the rows of `table` whose keys are bound, joined from the keys: each key is one look-up.
+    fn look_up(self, columns: &str, table: &str, keys: &[&str], count: usize) -> String {
+        let names: Vec<String> = (0..keys.len()).map(|index| format!("k{index}")).collect();
+        let on: Vec<String> = keys.iter().zip(&names).map(|(key, name)| format!("t.{key} = k.{name}")).collect();
+        let (names, on) = (names.join(", "), on.join(" AND "));
+        let key = vec!["CAST(? AS SIGNED)"; keys.len()].join(", ");
+        match self {
+            Self::Mysql => {
+                let values = vec![format!("ROW({key})"); count].join(", ");
+                format!("SELECT {columns} FROM (VALUES {values}) AS k ({names}) STRAIGHT_JOIN {table} AS t ON {on}")
+            }
+            Self::MariaDb => {
+                let values = vec![format!("({key})"); count].join(", ");
+                format!("WITH k ({names}) AS (VALUES {values}) SELECT {columns} FROM k STRAIGHT_JOIN {table} AS t ON {on}")
+            }
+        }
+    }
+}
+
+/// Splits into pieces of the known sizes.
+fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let size = SIZES.into_iter().find(|size| *size <= items.len())?;
+        let (piece, rest) = items.split_at(size);
+        items = rest;
+        Some(piece)
+    })
+}
+
+fn table(shard: u16) -> String {
+    format!("like_records_{shard:02}")
+}
+
+/// `(?, ?, …)` for each row.
+fn placeholders(columns: usize, rows: usize) -> String {
+    let row = format!("({})", vec!["?"; columns].join(", "));
+    vec![row; rows].join(", ")
+}
+
+fn optional(time: Option<Timestamp>) -> Option<NaiveDateTime> {
+    time.map(rows::datetime)
+}
+
+/// The partition's checkpoint; with `lock` as it is committed now, and kept from others until the transaction ends.
+pub(super) async fn checkpoint(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    lock: bool,
+) -> Result<Option<Checkpoint>, Failed> {
+    let columns = rows::CHECKPOINT_COLUMNS;
+    let lock = if lock { " FOR UPDATE" } else { "" };
+    let sql = format!("SELECT {columns} FROM projection_checkpoints WHERE `partition` = ?{lock}");
+    let found = query(AssertSqlSafe(sql)).bind(partition.get()).fetch_optional(connection).await?;
+    found.as_ref().map(rows::checkpoint).transpose()
+}
+
+pub(super) async fn acquire(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    owner: &Owner,
+) -> Result<(), Failed> {
+    query(
+        "INSERT INTO projection_checkpoints
+             (`partition`, epoch, next_offset, log_identity, generation, partitions, fold_version, log_end, heard_at)
+         VALUES (?, ?, 0, ?, ?, ?, ?, 0, ?)
+         ON DUPLICATE KEY UPDATE epoch = GREATEST(epoch + 1, VALUES(epoch))",
+    )
+    .bind(partition.get())
+    .bind(owner.micros)
+    .bind(&owner.log_identity)
+    .bind(rand::random::<u32>())
+    .bind(owner.partitions.get())
+    .bind(owner.fold_version)
+    .bind(rows::datetime(Timestamp::saturating_from_millis(0)))
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// False if the fence does not hold.
+pub(super) async fn renew(
+    connection: &mut MySqlConnection,
+    fence: &Fence,
+    generation: Generation,
+) -> Result<bool, Failed> {
+    let renewed = query(
+        "UPDATE projection_checkpoints SET generation = ?, epoch = epoch + 1
+         WHERE `partition` = ? AND epoch = ? AND next_offset = ?",
+    )
+    .bind(generation.0)
+    .bind(fence.partition.get())
+    .bind(fence.epoch)
+    .bind(fence.next_offset.get())
+    .execute(connection)
+    .await?;
+    Ok(renewed.rows_affected() == 1)
+}
+
+/// Moves the checkpoint. False if the fence does not hold.
+pub(super) async fn advance(connection: &mut MySqlConnection, batch: &Batch) -> Result<bool, Failed> {
+    let (fence, advance) = (&batch.fence, &batch.advance);
+    // A matched row counts as affected, changed or not: the driver asks for that.
+    let moved = query(
+        "UPDATE projection_checkpoints
+         SET next_offset = ?, mark_key = ?, mark_timestamp = ?, log_end = ?, next_event_at = ?, heard_at = ?
+         WHERE `partition` = ? AND epoch = ? AND next_offset = ?",
+    )
+    .bind(advance.next_offset.get())
+    .bind(advance.mark.as_ref().and_then(|mark| mark.key.as_deref()))
+    .bind(optional(advance.mark.as_ref().map(|mark| mark.timestamp)))
+    .bind(advance.log_end.get())
+    .bind(optional(advance.next_event_at))
+    .bind(rows::datetime(advance.heard_at))
+    .bind(fence.partition.get())
+    .bind(fence.epoch)
+    .bind(fence.next_offset.get())
+    .execute(connection)
+    .await?;
+    Ok(moved.rows_affected() == 1)
+}
+
+/// The rows of pairs, in the order asked for. Pairs may be of several shards.
+pub(super) async fn rows(
+    connection: &mut MySqlConnection,
+    flavour: Flavour,
+    pairs: &[Pair],
+) -> Result<Vec<Option<LikeRecord>>, Failed> {
+    let mut by_shard: HashMap<u16, Vec<Pair>> = HashMap::new();
+    for pair in pairs {
+        by_shard.entry(pair.content.shard()).or_default().push(*pair);
+    }
+    let mut found: HashMap<Pair, LikeRecord> = HashMap::with_capacity(pairs.len());
+    for (shard, pairs) in by_shard {
+        for piece in pieces(&pairs) {
+            let keys = ["user_id", "content_id"];
+            let sql = flavour.look_up(rows::RECORD_COLUMNS, &table(shard), &keys, piece.len());
+            let mut select = query(AssertSqlSafe(sql));
+            for pair in piece {
+                select = select.bind(pair.user.get()).bind(pair.content.content_id.get());
+            }
+            for row in select.fetch_all(&mut *connection).await? {
+                let record = rows::record(&row)?;
+                found.insert(record.pair, record);
+            }
+        }
+    }
+    Ok(pairs.iter().map(|pair| found.get(pair).cloned()).collect())
+}
+
+/// Writes full rows of one partition.
+pub(super) async fn write_rows(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    records: &[LikeRecord],
+) -> Result<(), Failed> {
+    let table = table(partition.shard());
+    for piece in pieces(records) {
+        let values = placeholders(10, piece.len());
+        let sql = format!(
+            "INSERT INTO {table} (user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at,
+                                  version, request_ring, request_floor)
+             VALUES {values}
+             ON DUPLICATE KEY UPDATE created_at = VALUES(created_at), updated_at = VALUES(updated_at),
+                 is_canceled = VALUES(is_canceled), liked_at = VALUES(liked_at), version = VALUES(version),
+                 request_ring = VALUES(request_ring), request_floor = VALUES(request_floor)"
+        );
+        let mut insert = query(AssertSqlSafe(sql));
+        for record in piece {
+            insert = insert
+                .bind(record.pair.user.get())
+                .bind(record.pair.content.content_id.get())
+                .bind(record.pair.content.content_type.to_string())
+                .bind(rows::datetime(record.created_at))
+                .bind(rows::datetime(record.updated_at))
+                .bind(record.is_canceled)
+                .bind(optional(record.liked_at))
+                .bind(record.version.get())
+                .bind(digest::ring_bytes(&record.ring))
+                .bind(record.floor.map(|floor| floor.as_bytes().to_vec()));
+        }
+        insert.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Adds to counts, and gives them as they are then, in the order of `deltas`.
+pub(super) async fn add_counts(
+    connection: &mut MySqlConnection,
+    flavour: Flavour,
+    partition: Partition,
+    deltas: &[CountDelta],
+) -> Result<Vec<Count>, Failed> {
+    for piece in pieces(deltas) {
+        let values = placeholders(6, piece.len());
+        let sql = format!(
+            "INSERT INTO like_counts (content_id, content_type, `partition`, `count`, version, first_position)
+             VALUES {values}
+             ON DUPLICATE KEY UPDATE `count` = `count` + VALUES(`count`), version = VALUES(version)"
+        );
+        let mut insert = query(AssertSqlSafe(sql));
+        for delta in piece {
+            insert = insert
+                .bind(delta.content.content_id.get())
+                .bind(delta.content.content_type.to_string())
+                .bind(partition.get())
+                .bind(delta.delta)
+                .bind(delta.version.get())
+                .bind(delta.first_position.get());
+        }
+        insert.execute(&mut *connection).await?;
+    }
+    let contents: Vec<Content> = deltas.iter().map(|delta| delta.content).collect();
+    let found = counts(connection, flavour, &contents).await?;
+    let missing = Failed::Damaged("a count that was just written is not there");
+    contents.iter().map(|content| found.get(content).copied()).collect::<Option<_>>().ok_or(missing)
+}
+
+/// The counts that there are.
+pub(super) async fn counts(
+    connection: &mut MySqlConnection,
+    flavour: Flavour,
+    contents: &[Content],
+) -> Result<HashMap<Content, Count>, Failed> {
+    let mut found = HashMap::with_capacity(contents.len());
+    for piece in pieces(contents) {
+        let columns = "content_type, content_id, `count`, version";
+        let sql = flavour.look_up(columns, "like_counts", &["content_id"], piece.len());
+        let mut select = query(AssertSqlSafe(sql));
+        for content in piece {
+            select = select.bind(content.content_id.get());
+        }
+        for row in select.fetch_all(&mut *connection).await? {
+            let count = rows::count(&row)?;
+            found.insert(count.content, count);
+        }
+    }
+    Ok(found)
+}
+
+pub(super) async fn add_buckets(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    deltas: &[BucketDelta],
+) -> Result<(), Failed> {
+    for piece in pieces(deltas) {
+        let values = placeholders(6, piece.len());
+        let sql = format!(
+            "INSERT INTO like_buckets (`partition`, slot, content_id, content_type, gained, lost) VALUES {values}
+             ON DUPLICATE KEY UPDATE gained = gained + VALUES(gained), lost = lost + VALUES(lost)"
+        );
+        let mut insert = query(AssertSqlSafe(sql));
+        for delta in piece {
+            insert = insert
+                .bind(partition.get())
+                .bind(delta.slot)
+                .bind(delta.content.content_id.get())
+                .bind(delta.content.content_type.to_string())
+                .bind(delta.gained)
+                .bind(delta.lost);
+        }
+        insert.execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// Drops the partition's buckets up to a slot.
+pub(super) async fn drop_buckets(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    slot: i64,
+) -> Result<(), Failed> {
+    let drop = query("DELETE FROM like_buckets WHERE `partition` = ? AND slot <= ? LIMIT ?");
+    drop.bind(partition.get()).bind(slot).bind(DROP_MAX).execute(connection).await?;
+    Ok(())
+}
+
+/// After everything.
+fn newest() -> NaiveDateTime {
+    rows::datetime(Timestamp::saturating_from_millis(i64::MAX))
+}
+
+pub(super) async fn likers(
+    connection: &mut MySqlConnection,
+    content: Content,
+    after: Option<Liker>,
+    limit: usize,
+) -> Result<Vec<Liker>, Failed> {
+    let table = table(content.shard());
+    let sql = format!(
+        "SELECT user_id, liked_at FROM {table}
+         WHERE content_id = ? AND content_type = ? AND is_canceled = 0
+           AND liked_at <= ? AND (liked_at < ? OR user_id > ?)
+         ORDER BY liked_at DESC, user_id LIMIT ?"
+    );
+    let liked_at = after.map_or_else(newest, |last| rows::datetime(last.liked_at));
+    let select = query(AssertSqlSafe(sql))
+        .bind(content.content_id.get())
+        .bind(content.content_type.to_string())
+        .bind(liked_at)
+        .bind(liked_at)
+        .bind(after.map_or(0, |last| last.user.get()))
+        .bind(limit as u64);
+    select.fetch_all(connection).await?.iter().map(rows::liker).collect()
+}
+
+pub(super) async fn likes_of(
+    connection: &mut MySqlConnection,
+    shards: Shards,
+    user: UserId,
+    content_type: Option<ContentType>,
+    after: Option<Liked>,
+    limit: usize,
+) -> Result<Vec<Liked>, Failed> {
+    let of_type = if content_type.is_some() { "AND content_type = ?" } else { "" };
+    let order = "ORDER BY liked_at DESC, content_type, content_id LIMIT ?";
+    let of_shard = |shard| {
+        let table = table(shard);
+        format!(
+            "(SELECT content_type, content_id, liked_at FROM {table}
+              WHERE user_id = ? AND is_canceled = 0 {of_type} AND liked_at <= ?
+                AND (liked_at < ? OR content_type > ? OR (content_type = ? AND content_id > ?)) {order})"
+        )
+    };
+    let held: Vec<u16> = (0..SHARDS).filter(|shard| shards.contains(*shard)).collect();
+    let parts: Vec<String> = held.iter().map(|shard| of_shard(*shard)).collect();
+    let mut select = query(AssertSqlSafe(format!("{} {order}", parts.join(" UNION ALL "))));
+    let liked_at = after.map_or_else(newest, |last| rows::datetime(last.liked_at));
+    let last_type = after.map_or_else(String::new, |last| last.content.content_type.to_string());
+    for _ in held {
+        select = select.bind(user.get());
+        if let Some(content_type) = content_type {
+            select = select.bind(content_type.to_string());
+        }
+        select = select.bind(liked_at).bind(liked_at).bind(last_type.clone()).bind(last_type.clone());
+        select = select.bind(after.map_or(0, |last| last.content.content_id.get())).bind(limit as u64);
+    }
+    select.bind(limit as u64).fetch_all(connection).await?.iter().map(rows::liked).collect()
+}
+
+/// All rows of the shards, in order.
+pub(super) fn scan(shards: &Shards) -> String {
+    let columns = rows::RECORD_COLUMNS;
+    let held = (0..SHARDS).filter(|shard| shards.contains(*shard));
+    let parts: Vec<String> = held.map(|shard| format!("SELECT {columns} FROM {}", table(shard))).collect();
+    format!("{} ORDER BY content_type, content_id, user_id", parts.join(" UNION ALL "))
+}
