@@ -2,7 +2,9 @@
 
 mod batch;
 mod headers;
+mod kafka;
 mod leb128;
+mod membership;
 mod sqlite;
 mod tail;
 
@@ -11,11 +13,20 @@ use std::time::Duration;
 use async_trait::async_trait;
 use likewise_schema::{Headers, Offset, Partition, PartitionCount, Timestamp};
 
-pub use self::sqlite::SqliteLog;
+pub use self::{
+    kafka::{
+        KafkaLog, KafkaUrl,
+        topic::{check as check_topic, create as create_topic},
+    },
+    membership::{Membership, Report},
+    sqlite::SqliteLog,
+};
 use crate::StoreError;
 
 /// Most bytes of one record's key, value and headers together.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// Most bytes of a dead letter: a record of any size that the log takes, and why it is here.
+pub const DEAD_LETTER_BYTES_MAX: usize = RECORD_BYTES_MAX + 64 * 1024;
 
 /// A record to append.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -92,6 +103,8 @@ pub struct Slice {
     pub bounds: Bounds,
     /// The record before the offset asked for.
     pub before: Before,
+    /// How long ago the log was heard from; zero for a log that each read asks.
+    pub age: Duration,
 }
 
 /// What a read saw of the record before the offset asked for.
@@ -150,6 +163,13 @@ pub trait EventLog: Send + Sync + 'static {
 
     /// Waits until nothing acknowledged can be lost by the process ending.
     async fn flush(&self) -> Result<(), StoreError>;
+
+    /// Takes a place among the projectors of the log. A log that only one process can write has only one, which owns
+    /// everything. `instance` names the process for good: a restart under the same name moves no partition.
+    fn join(&self, instance: Option<&str>) -> Result<Membership, StoreError> {
+        let _only_one = instance;
+        Ok(Membership::of_all(self.partitions()))
+    }
 }
 
 /// A record that is not an event: as it was, with headers that say where it was and why it is here.

@@ -349,7 +349,7 @@ fn read_slice(snapshot: &Connection, partition: Partition, from: Offset, limit: 
         None => (0, 0),
     };
     let bounds = Bounds { start: Offset::ZERO, end: stored_offset(end)? };
-    let mut slice = Slice { records: Vec::new(), bounds, before: Before::Absent };
+    let mut slice = Slice { records: Vec::new(), bounds, before: Before::Absent, age: Duration::ZERO };
     // The record before is read too, for its mark.
     let first = from.previous().unwrap_or(from);
     if first >= bounds.end {

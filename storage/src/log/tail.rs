@@ -103,7 +103,7 @@ impl Tails {
             }
         }
         let before = before.map_or(Before::Absent, |record| Before::Found(record.mark()));
-        Some(Slice { records, bounds, before })
+        Some(Slice { records, bounds, before, age: std::time::Duration::ZERO })
     }
 
     /// Waits until the partition's end is past `from`, at most until `deadline`.

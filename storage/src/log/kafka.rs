@@ -1,0 +1,360 @@
+//! The log in Kafka: one topic, and a second one for dead letters.
+//!
+//! Appends wait for all in-sync replicas. Reads are of partitions and offsets that the caller names: the consumer group
+//! only says who owns what ([`membership`]), and its offsets are written for lag tools and never read.
+
+mod membership;
+mod reader;
+pub(crate) mod topic;
+mod watermarks;
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use likewise_schema::{Headers, Offset, Partition, PartitionCount};
+use rdkafka::{
+    ClientConfig, ClientContext,
+    config::RDKafkaLogLevel,
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord, Producer},
+};
+
+use self::{reader::Reader, watermarks::Watermarks};
+use super::{
+    AppendError, Before, Bounds, DEAD_LETTER_BYTES_MAX, DeadLetter, EventLog, LogRecord, Mark, Membership, NewRecord,
+    RECORD_BYTES_MAX, ReadLimit, Slice,
+};
+use crate::StoreError;
+
+const STORE: &str = "Kafka";
+/// How long an append may take before its outcome counts as unknown: below a command's deadline.
+const DELIVERY_MAX: Duration = Duration::from_millis(1200);
+/// Records and kilobytes that may wait for the broker; past them an append is rejected.
+const WAITING_MAX: &str = "20000";
+const WAITING_KBYTES_MAX: &str = "65536";
+/// How long a broker may not have answered before appends are rejected at once.
+const SILENCE_MAX: Duration = Duration::from_secs(2);
+/// How long a request to the broker may take.
+const REQUEST_MAX: Duration = Duration::from_secs(2);
+/// How long a broker is looked for at the start.
+const CONNECT_MAX: Duration = Duration::from_secs(10);
+/// How long a stop waits for what was appended.
+const FLUSH_MAX: Duration = Duration::from_secs(5);
+
+/// Which brokers and which topic: `kafka://host:port,host:port/topic`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaUrl {
+    brokers: String,
+    topic: String,
+    group: String,
+}
+
+impl KafkaUrl {
+    /// Fails, with a sentence, on anything else. `?group=` names another consumer group than `likewise-projector`.
+    pub fn parse(url: &str) -> Result<Self, StoreError> {
+        let wrong = || StoreError::unusable(STORE, "the log's URL must be such as kafka://host:9092/likes");
+        let rest = url.strip_prefix("kafka://").ok_or_else(wrong)?;
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let (brokers, topic) = rest.split_once('/').ok_or_else(wrong)?;
+        let is_name = |text: &str| {
+            let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+            (1..=200).contains(&text.len()) && text.bytes().all(allowed)
+        };
+        let group = match query {
+            None => "likewise-projector",
+            Some(query) => query.strip_prefix("group=").ok_or_else(wrong)?,
+        };
+        let has_port = |broker: &str| broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        if !is_name(topic) || !is_name(group) || !brokers.split(',').all(has_port) {
+            return Err(wrong());
+        }
+        Ok(Self { brokers: brokers.into(), topic: topic.into(), group: group.into() })
+    }
+
+    /// The name of the topic for dead letters.
+    pub fn dead_topic(&self) -> String {
+        format!("{}.dead", self.topic)
+    }
+
+    fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", "likewise")
+            .set("allow.auto.create.topics", "false")
+            .set("socket.keepalive.enable", "true")
+            .set("socket.connection.setup.timeout.ms", "2000")
+            .set("reconnect.backoff.ms", "50")
+            .set("reconnect.backoff.max.ms", "1000")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        config
+    }
+}
+
+/// Notices what the client library says, without what it may hold of addresses.
+#[derive(Debug, Default)]
+pub(crate) struct Disturbances(std::sync::atomic::AtomicU64);
+
+impl Disturbances {
+    /// Counts reconnects, leader changes and fetch errors: what was read before may have been truncated since.
+    fn count(&self) -> u64 {
+        self.0.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn add(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    }
+}
+
+/// The client library's callbacks.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Context {
+    disturbances: Arc<Disturbances>,
+}
+
+impl ClientContext for Context {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(target: "librdkafka", ?level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, _reason: &str) {
+        tracing::debug!(%error, "the Kafka client reports an error");
+        self.disturbances.add();
+    }
+}
+
+impl rdkafka::consumer::ConsumerContext for Context {}
+
+/// The log in Kafka.
+pub struct KafkaLog {
+    url: KafkaUrl,
+    identity: String,
+    partitions: PartitionCount,
+    producer: FutureProducer<Context>,
+    /// For reads that wait for records to come: it stays where it is, at the end.
+    tail: Reader,
+    /// For reads of what is there.
+    look: Reader,
+    watermarks: Watermarks,
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+fn unavailable(error: &KafkaError) -> StoreError {
+    match error.rdkafka_error_code() {
+        Some(code) => StoreError::unavailable(STORE, code),
+        None => StoreError::unavailable(STORE, "the client failed"),
+    }
+}
+
+impl KafkaLog {
+    /// The log of an existing topic. Fails as unusable if the topic or the one for dead letters is missing or has a
+    /// partition count that no log has; as unavailable if no broker answers within ten seconds.
+    pub async fn open(url: KafkaUrl) -> Result<Self, StoreError> {
+        let seen = {
+            let url = url.clone();
+            blocking(move || topic::look(&url, CONNECT_MAX)).await?
+        };
+        let producer = url
+            .client()
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("message.timeout.ms", DELIVERY_MAX.as_millis().to_string())
+            .set("request.timeout.ms", "1000")
+            .set("queue.buffering.max.ms", "1")
+            .set("queue.buffering.max.messages", WAITING_MAX)
+            .set("queue.buffering.max.kbytes", WAITING_KBYTES_MAX)
+            .set("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string())
+            .create_with_context(Context::default())
+            .map_err(|e| unavailable(&e))?;
+        Ok(Self {
+            tail: Reader::new(&url)?,
+            look: Reader::new(&url)?,
+            watermarks: Watermarks::start(&url, seen.partitions)?,
+            identity: format!("{}/{}", seen.cluster, url.topic),
+            partitions: seen.partitions,
+            producer,
+            url,
+        })
+    }
+
+    async fn send(&self, topic: &str, partition: i32, record: NewRecord) -> Result<Offset, AppendError> {
+        if let Some(fault) = self.fault() {
+            return Err(AppendError::Rejected(fault));
+        }
+        let headers = record.headers.0.iter().fold(
+            OwnedHeaders::new_with_capacity(record.headers.0.len()),
+            |headers, (name, value)| headers.insert(Header { key: name, value: Some(value.as_ref()) }),
+        );
+        let mut message: FutureRecord<'_, [u8], [u8]> =
+            FutureRecord::to(topic).partition(partition).timestamp(record.timestamp.millis()).headers(headers);
+        if let Some(key) = &record.key {
+            message = message.key(key);
+        }
+        if let Some(value) = &record.value {
+            message = message.payload(value);
+        }
+        let delivery = self.producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
+        match delivery.await {
+            Ok(Ok(delivered)) => Offset::new(delivered.offset)
+                .map_err(|_| AppendError::Unknown(StoreError::unavailable(STORE, "the broker gave no offset"))),
+            Ok(Err((error, _))) => Err(refused(&error)),
+            Err(_) => Err(AppendError::Unknown(StoreError::unavailable(STORE, "the producer has ended"))),
+        }
+    }
+
+    /// What the record before `from` is, read anew.
+    async fn before(&self, partition: Partition, from: Offset) -> Result<Before, StoreError> {
+        let Some(previous) = from.previous() else { return Ok(Before::Absent) };
+        Ok(self.mark(partition, previous).await?.map_or(Before::Absent, Before::Found))
+    }
+}
+
+/// Whether a record that was not acknowledged may be in the log all the same.
+fn refused(error: &KafkaError) -> AppendError {
+    use RDKafkaErrorCode as Code;
+    let certain = [Code::QueueFull, Code::MessageSizeTooLarge, Code::InvalidRecord, Code::UnknownPartition];
+    let reason = unavailable(error);
+    match error.rdkafka_error_code() {
+        Some(code) if certain.contains(&code) => AppendError::Rejected(reason),
+        _ => AppendError::Unknown(reason),
+    }
+}
+
+/// Runs what blocks its thread.
+async fn blocking<T: Send + 'static>(
+    call: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, StoreError> {
+    let ended = |_| Err(StoreError::unavailable(STORE, "the call ended early"));
+    tokio::task::spawn_blocking(call).await.unwrap_or_else(ended)
+}
+
+fn size(record: &NewRecord) -> usize {
+    let of_headers: usize = record.headers.0.iter().map(|(name, value)| name.len() + value.len()).sum();
+    record.key.as_ref().map_or(0, Vec::len) + record.value.as_ref().map_or(0, Vec::len) + of_headers
+}
+
+#[async_trait]
+impl EventLog for KafkaLog {
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    fn partitions(&self) -> PartitionCount {
+        self.partitions
+    }
+
+    fn fault(&self) -> Option<StoreError> {
+        let silent = self.watermarks.age() > SILENCE_MAX;
+        silent.then(|| StoreError::unavailable(STORE, "no broker answers"))
+    }
+
+    async fn append(&self, record: NewRecord) -> Result<Offset, AppendError> {
+        if size(&record) > RECORD_BYTES_MAX || record.partition.get() >= self.partitions.get() {
+            let reason = "the record is larger than 1 MiB or names a partition that the log does not have";
+            return Err(AppendError::Rejected(StoreError::unusable(STORE, reason)));
+        }
+        let partition = i32::from(record.partition.get());
+        self.send(&self.url.topic, partition, record).await
+    }
+
+    async fn read(&self, partition: Partition, from: Offset, limit: ReadLimit) -> Result<Slice, StoreError> {
+        let number = i32::from(partition.get());
+        let (reader, wait) = if limit.wait.is_zero() {
+            let bounds = self.bounds(partition).await?;
+            if from >= bounds.end {
+                let before = self.before(partition, from).await?;
+                return Ok(Slice { records: Vec::new(), bounds, before, age: Duration::ZERO });
+            }
+            (&self.look, REQUEST_MAX)
+        } else {
+            (&self.tail, limit.wait)
+        };
+        let read = reader.read(&self.url.topic, number, from, limit, wait).await?;
+        let before = if read.is_disturbed { self.before(partition, from).await? } else { Before::NotRead };
+        let age = self.watermarks.age();
+        if read.records.is_empty() && (limit.wait.is_zero() || age > SILENCE_MAX) {
+            return Err(StoreError::unavailable(STORE, "no broker answers"));
+        }
+        let mut bounds = self.watermarks.bounds(partition);
+        if let Some(last) = read.records.last() {
+            bounds.end = bounds.end.max(last.offset.next());
+        }
+        if read.records.is_empty() && from > bounds.end {
+            // What is known of the end may be older than what was read before.
+            bounds = self.bounds(partition).await?;
+        }
+        Ok(Slice { records: read.records, bounds, before, age })
+    }
+
+    async fn mark(&self, partition: Partition, offset: Offset) -> Result<Option<Mark>, StoreError> {
+        let bounds = self.bounds(partition).await?;
+        if offset < bounds.start || offset >= bounds.end {
+            return Ok(None);
+        }
+        let limit = ReadLimit { records: 1, bytes: 1, wait: Duration::ZERO };
+        let read = self.look.read(&self.url.topic, i32::from(partition.get()), offset, limit, REQUEST_MAX).await?;
+        match read.records.first() {
+            Some(record) => Ok(Some(record).filter(|record| record.offset == offset).map(LogRecord::mark)),
+            None => Err(StoreError::unavailable(STORE, "the broker does not give a record that it has")),
+        }
+    }
+
+    async fn bounds(&self, partition: Partition) -> Result<Bounds, StoreError> {
+        self.watermarks.fresh(&self.url.topic, i32::from(partition.get())).await
+    }
+
+    async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
+        let DeadLetter { timestamp, key, value, headers } = letter;
+        let partition = self.partitions.all().next().unwrap_or_else(|| unreachable!("a log has partitions"));
+        let record = NewRecord { partition, timestamp, key, value, headers };
+        match self.send(&self.url.dead_topic(), 0, record).await {
+            Ok(_) => Ok(()),
+            Err(AppendError::Rejected(error) | AppendError::Unknown(error)) => Err(error),
+        }
+    }
+
+    async fn dead_letters(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>, StoreError> {
+        let topic = self.url.dead_topic();
+        let bounds = self.watermarks.fresh(&topic, 0).await?;
+        let mut next = Offset::new(bounds.start.get().saturating_add_unsigned(from)).unwrap_or_default();
+        let mut letters = Vec::new();
+        while next < bounds.end && letters.len() < limit {
+            let records = limit - letters.len();
+            let limit = ReadLimit { records, bytes: 16 * RECORD_BYTES_MAX, wait: Duration::ZERO };
+            let read = self.look.read(&topic, 0, next, limit, REQUEST_MAX).await?;
+            let Some(last) = read.records.last() else {
+                return Err(StoreError::unavailable(STORE, "the broker does not give a record that it has"));
+            };
+            next = last.offset.next();
+            letters.extend(read.records.into_iter().map(|record| {
+                let LogRecord { timestamp, key, value, headers, .. } = record;
+                DeadLetter { timestamp, key, value, headers }
+            }));
+        }
+        Ok(letters)
+    }
+
+    async fn flush(&self) -> Result<(), StoreError> {
+        let producer = self.producer.clone();
+        blocking(move || producer.flush(FLUSH_MAX).map_err(|e| unavailable(&e))).await
+    }
+
+    fn join(&self, instance: Option<&str>) -> Result<Membership, StoreError> {
+        membership::join(&self.url, self.partitions, instance)
+    }
+}
+
+/// The headers of a message; one without a value has an empty one.
+fn headers_of(headers: Option<&impl rdkafka::message::Headers>) -> Headers {
+    let mut owned = Headers::default();
+    for header in headers.into_iter().flat_map(rdkafka::message::Headers::iter) {
+        owned.push(header.key.to_owned(), header.value.unwrap_or_default());
+    }
+    owned
+}

@@ -1,0 +1,84 @@
+//! Which partitions a process is to own, as long as it is a member.
+
+use std::{collections::BTreeSet, fmt, sync::mpsc};
+
+use likewise_schema::{Offset, Partition, PartitionCount};
+use tokio::sync::watch;
+
+/// A place among the projectors of a log, left when dropped.
+pub struct Membership {
+    partitions: watch::Receiver<BTreeSet<Partition>>,
+    ended: watch::Receiver<Option<String>>,
+    report: Report,
+    leave: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl fmt::Debug for Membership {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Membership").field("partitions", &*self.partitions.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Membership {
+    /// A membership that `leave` ends.
+    pub(super) fn new(
+        partitions: watch::Receiver<BTreeSet<Partition>>,
+        ended: watch::Receiver<Option<String>>,
+        report: Report,
+        leave: Box<dyn FnOnce() + Send>,
+    ) -> Self {
+        Self { partitions, ended, report, leave: Some(leave) }
+    }
+
+    /// Of the only member, which owns all partitions.
+    pub fn of_all(count: PartitionCount) -> Self {
+        let (_, partitions) = watch::channel(count.all().collect());
+        let (_, ended) = watch::channel(None);
+        Self { partitions, ended, report: Report(None), leave: None }
+    }
+
+    /// The partitions to own, as they change. They no longer change once the sender is gone.
+    pub fn partitions(&self) -> watch::Receiver<BTreeSet<Partition>> {
+        self.partitions.clone()
+    }
+
+    /// Where owners say how far they have come.
+    pub fn report(&self) -> Report {
+        self.report.clone()
+    }
+
+    /// Waits until this member can never own anything again, and gives the reason. For ever, if that does not happen.
+    pub async fn ended(&self) -> String {
+        let mut ended = self.ended.clone();
+        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        if let Some(leave) = self.leave.take() {
+            leave();
+        }
+    }
+}
+
+/// Tells lag tools how far a partition has been applied. Nothing depends on it.
+#[derive(Clone, Debug)]
+pub struct Report(Option<mpsc::Sender<(Partition, Offset)>>);
+
+impl Report {
+    pub(super) fn to(sender: mpsc::Sender<(Partition, Offset)>) -> Self {
+        Self(Some(sender))
+    }
+
+    /// Says that everything below `next_offset` is applied.
+    pub fn applied(&self, partition: Partition, next_offset: Offset) {
+        if let Some(sender) = &self.0 {
+            let _has_left = sender.send((partition, next_offset));
+        }
+    }
+}
