@@ -135,15 +135,15 @@ impl Backlog {
                     scopes.doubt(partition);
                 }
             }
-            Ok(None) => {
-                scopes.doubt(partition);
-                if counted.projected.load(Ordering::Relaxed) == UNKNOWN
-                    && let Ok(Some(checkpoint)) = ports.records.checkpoint(partition).await
-                {
+            // Without counters the records tell how far they are.
+            missing => {
+                if missing.is_ok() {
+                    scopes.doubt(partition);
+                }
+                if let Ok(Some(checkpoint)) = ports.records.checkpoint(partition).await {
                     counted.projected.fetch_max(checkpoint.next_offset.get(), Ordering::Relaxed);
                 }
             }
-            Err(_) => {}
         }
     }
 }

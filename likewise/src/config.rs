@@ -37,22 +37,29 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<String>,
-    /// The log [default: sqlite://<data-dir>/log.db]
+    /// The log: sqlite://FILE or kafka://HOST:PORT,…/TOPIC [default: sqlite://<data-dir>/log.db]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
-    /// The records; repeated, each with ?shards=first-last, to spread them [default: two files in <data-dir>]
+    /// The records: sqlite://FILE or mysql://USER:PASSWORD@HOST/DATABASE; repeated, each with ?shards=first-last, to
+    /// spread them [default: two files in <data-dir>]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records: Vec<String>,
-    /// Counters, requests and token buckets [default: memory://]
+    /// Counters, requests and token buckets: memory://, redis://HOST:PORT or redis+cluster://HOST:PORT,…
+    /// [default: memory://]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     counters: Option<String>,
-    /// Partitions of a log that is made anew: a multiple of 16 [default: 16]
+    /// Partitions of a log that is made anew: a multiple of 16 [default: 16]; a log that is there keeps its own
     #[arg(long, global = true, value_name = "N", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     partitions: Option<u32>,
+    /// This process's name among the projectors of a Kafka log: a restart under the same name moves no partition
+    /// [default: none]
+    #[arg(long, global = true, value_name = "NAME", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance_id: Option<String>,
     /// Events per partition that may wait to be projected; past it commands get 503; 0 is no limit [default: 2000]
     #[arg(long, global = true, value_name = "EVENTS", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +88,8 @@ struct Raw {
     log: Option<String>,
     records: Option<Urls>,
     counters: String,
-    partitions: u32,
+    partitions: Option<u32>,
+    instance_id: Option<String>,
     max_backlog: u32,
     secret_file: Option<String>,
     drain_delay_ms: u64,
@@ -105,7 +113,8 @@ impl Default for Raw {
             log: None,
             records: None,
             counters: "memory://".into(),
-            partitions: 16,
+            partitions: None,
+            instance_id: None,
             max_backlog: 2000,
             secret_file: None,
             drain_delay_ms: 200,
@@ -123,7 +132,9 @@ pub(crate) struct Settings {
     pub(crate) log: String,
     pub(crate) records: Vec<String>,
     pub(crate) counters: String,
-    pub(crate) partitions: PartitionCount,
+    /// None: as the log has, or 16 for a new one.
+    pub(crate) partitions: Option<PartitionCount>,
+    pub(crate) instance_id: Option<String>,
     pub(crate) max_backlog: u32,
     pub(crate) secret_file: PathBuf,
     pub(crate) drain_delay_ms: u64,
@@ -232,8 +243,14 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
     }
     let data_dir = PathBuf::from(raw.data_dir);
     let embedded = |file: &str| format!("sqlite://{}", data_dir.join(file).display());
-    let partitions =
-        PartitionCount::new(raw.partitions).map_err(|invalid| Failure(format!("partitions {}", invalid.detail())))?;
+    let partitions = raw.partitions.map(PartitionCount::new).transpose();
+    let partitions = partitions.map_err(|invalid| Failure(format!("partitions {}", invalid.detail())))?;
+    let is_name = |name: &String| {
+        (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    };
+    if !raw.instance_id.iter().all(is_name) {
+        return Err("instance_id must be 1 to 100 letters, digits, dots, underscores and hyphens".into());
+    }
     Ok(Settings {
         listen,
         admin_listen,
@@ -246,6 +263,7 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
         },
         counters: raw.counters,
         partitions,
+        instance_id: raw.instance_id,
         max_backlog: raw.max_backlog,
         secret_file: raw.secret_file.map_or_else(|| data_dir.join("secret"), PathBuf::from),
         drain_delay_ms: raw.drain_delay_ms,
@@ -266,7 +284,8 @@ impl Loaded {
             ("log", format!("{:?}", without_password(&settings.log))),
             ("records", format!("{:?}", settings.records.iter().map(|url| without_password(url)).collect::<Vec<_>>())),
             ("counters", format!("{:?}", without_password(&settings.counters))),
-            ("partitions", settings.partitions.get().to_string()),
+            ("partitions", settings.partitions.unwrap_or_default().get().to_string()),
+            ("instance_id", format!("{:?}", settings.instance_id.as_deref().unwrap_or_default())),
             ("max_backlog", settings.max_backlog.to_string()),
             ("secret_file", path(&settings.secret_file)),
             ("drain_delay_ms", settings.drain_delay_ms.to_string()),

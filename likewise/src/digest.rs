@@ -23,7 +23,7 @@ struct Report {
 }
 
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
-    let records = wiring::readable_records(&settings.records)?;
+    let records = wiring::readable_records(&settings.records).await?;
     let snapshot = records.digest().await?;
     let report = Report {
         sha256: snapshot.value.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),

@@ -9,19 +9,22 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod config;
+mod dead_letters;
 mod demo;
 mod digest;
 mod merge;
+mod migrate;
 mod replay;
 mod serve;
 mod tail;
+mod topic;
 mod wiring;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::Flags;
+use crate::{config::Flags, serve::Roles};
 
 /// A like service: durable, exact, fast.
 ///
@@ -39,6 +42,20 @@ struct Cli {
 enum Command {
     /// Serve the command API, the projector and the query API from one process (the default).
     Serve,
+    /// Serve the command API alone: several of them share a Kafka log and Redis.
+    #[command(name = "command-api")]
+    Commands,
+    /// Project alone: several of them share the partitions of a Kafka log.
+    Projector,
+    /// Serve the query API alone: several of them share the records and Redis.
+    #[command(name = "query-api")]
+    Queries,
+    /// Make the topics of a Kafka log, or check their settings.
+    Topic(topic::Options),
+    /// Make the tables of the record servers, or bring them to this program's version.
+    Migrate,
+    /// Look at records that are no events, and replay those that have become valid.
+    DeadLetters(dead_letters::Options),
     /// Print the effective settings, and where each comes from.
     Config,
     /// Print the last events of the log; with --follow, also those to come.
@@ -74,7 +91,13 @@ fn run(cli: Cli) -> Result<(), Failure> {
     let loaded = config::load(&cli.flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match cli.command.unwrap_or(Command::Serve) {
-        Command::Serve => runtime.block_on(serve::run(&loaded.settings)),
+        Command::Serve => runtime.block_on(serve::run(&loaded.settings, Roles::ALL)),
+        Command::Commands => runtime.block_on(serve::run(&loaded.settings, Roles::COMMANDS)),
+        Command::Projector => runtime.block_on(serve::run(&loaded.settings, Roles::PROJECTOR)),
+        Command::Queries => runtime.block_on(serve::run(&loaded.settings, Roles::QUERIES)),
+        Command::Topic(options) => runtime.block_on(topic::run(&loaded.settings, &options)),
+        Command::Migrate => runtime.block_on(migrate::run(&loaded.settings)),
+        Command::DeadLetters(options) => runtime.block_on(dead_letters::run(&loaded.settings, &options)),
         Command::Config => loaded.print(),
         Command::Tail(options) => runtime.block_on(tail::run(&loaded.settings, &options)),
         Command::Replay(options) => runtime.block_on(replay::run(&loaded.settings, &options)),

@@ -29,19 +29,20 @@ const CHUNK: usize = 10_000;
 
 #[derive(Args)]
 pub(crate) struct Options {
-    /// FILE.jsonl, - for standard output, or the URL of an empty log such as sqlite://copy/log.db
+    /// FILE.jsonl, - for standard output, or the URL of an empty log such as sqlite://copy/log.db or
+    /// kafka://host:9092/likes, whose topic has been made
     #[arg(long, value_name = "TARGET")]
     to: String,
 }
 
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
-    let log = wiring::readable_log(&settings.log)?;
+    let log = wiring::readable_log(&settings.log).await?;
     let mut merge = Merge::new(&log, log.partitions().all(), None).await?;
     let progress = progress_bar(merge.remaining());
     let copied = if options.to.contains("://") {
-        let path = wiring::sqlite_path("--to", &options.to)?;
-        let _owned = DataDir::acquire(&directory_of(&path))?;
-        let target = wiring::writable_log(&options.to, log.partitions())?;
+        let path = wiring::is_embedded(&options.to).then(|| wiring::sqlite_path("--to", &options.to)).transpose()?;
+        let _owned = path.map(|path| DataDir::acquire(&directory_of(&path))).transpose()?;
+        let target = wiring::writable_log(&options.to, Some(log.partitions())).await?;
         into_log(&mut merge, &target, &progress).await?
     } else if options.to == "-" {
         into_lines(&mut merge, std::io::stdout().lock(), &progress).await?

@@ -1,7 +1,7 @@
 //! `likewise serve`: the command API, the projector and the query API in one process.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     io::Write,
     net::{SocketAddr, TcpListener},
@@ -11,7 +11,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use actix_web::{HttpResponse, http::Method, web};
@@ -19,7 +19,8 @@ use likewise_command_api::{BacklogLimit, Commands};
 use likewise_http::{Health, HealthApi, Routes, Server, health_routes};
 use likewise_projector::{Limits, PartitionState, Status};
 use likewise_query_api::Secret;
-use likewise_storage::{Clock, DataDir, EventLog, RecordStore};
+use likewise_schema::Partition;
+use likewise_storage::{Clock, CounterStore, DataDir, EventLog, RecordStore, RequestStore, log::Membership};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -34,6 +35,10 @@ use crate::{Failure, config::Settings, demo, wiring};
 
 /// How long the projector may take to finish what is in flight on a stop.
 const STOP_WAIT: Duration = Duration::from_secs(3);
+/// How long an owner may make no step; what it waits for is bounded below that.
+const STUCK_AFTER: Duration = Duration::from_secs(40);
+/// The exit code of a process whose owner is stuck.
+const STUCK: i32 = 70;
 /// How often histograms are folded, which keeps their memory bounded.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 /// Upper bounds of latency buckets, in seconds.
@@ -52,81 +57,210 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
     document
 }
 
+/// What this process does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Roles {
+    pub(crate) commands: bool,
+    pub(crate) projector: bool,
+    pub(crate) queries: bool,
+}
+
+impl Roles {
+    pub(crate) const ALL: Roles = Roles { commands: true, projector: true, queries: true };
+    pub(crate) const COMMANDS: Roles = Roles { commands: true, projector: false, queries: false };
+    pub(crate) const PROJECTOR: Roles = Roles { commands: false, projector: true, queries: false };
+    pub(crate) const QUERIES: Roles = Roles { commands: false, projector: false, queries: true };
+}
+
+/// What all roles work with.
+struct Stores {
+    log: Arc<dyn EventLog>,
+    records: Arc<dyn RecordStore>,
+    counters: Arc<dyn CounterStore>,
+    requests: Arc<dyn RequestStore>,
+    clock: Clock,
+}
+
 /// Serves until SIGTERM or SIGINT.
-pub(crate) async fn run(settings: &Settings) -> Result<(), Failure> {
+pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure> {
     start_logging(&settings.log_level)?;
+    if roles != Roles::ALL {
+        refuse_embedded(settings)?;
+    }
     let metrics = start_metrics()?;
     let mut dirs = own_directories(settings)?;
     let clock = Clock::system();
-    let log = wiring::writable_log(&settings.log, settings.partitions)?;
-    let records = wiring::writable_records(&settings.records)?;
-    let (counters, requests) = wiring::counters(&settings.counters, &clock)?;
-    let secret = read_secret(&settings.secret_file)?;
+    let log = wiring::writable_log(&settings.log, settings.partitions).await?;
+    let records = wiring::writable_records(&settings.records).await?;
+    let (counters, requests) = wiring::counters(&settings.counters, &clock).await?;
+    let stores = Stores { log, records, counters, requests, clock };
+    let secret = if roles.queries { Some(read_secret(&settings.secret_file)?) } else { None };
     let (listener, address) = bind("listen", settings.listen)?;
     let (admin_listener, admin_address) = bind("admin_listen", settings.admin_listen)?;
     for dir in &mut dirs {
         dir.announce(Some(&address.to_string()))?;
     }
 
-    let (stop, stopping) = watch::channel(false);
-    let status = Arc::new(Status::default());
-    let projector = likewise_projector::Ports {
-        log: Arc::clone(&log),
-        records: Arc::clone(&records),
-        counters: Arc::clone(&counters),
-        clock: clock.clone(),
-    };
-    let partitions = log.partitions();
-    let all = partitions.all().collect();
-    let projector =
-        tokio::spawn(likewise_projector::run(projector, Limits::default(), all, Arc::clone(&status), stopping));
-    let ports = likewise_command_api::Ports {
-        log: Arc::clone(&log),
-        records: Arc::clone(&records),
-        counters: Arc::clone(&counters),
-        requests,
-        clock: clock.clone(),
-    };
-    let commands = Commands::new(ports, BacklogLimit::new(settings.max_backlog));
-    let commands = Arc::new(likewise_command_api::State::new(commands));
-    let watched = Arc::clone(&commands);
-    let backlog = tokio::spawn(async move { watched.watch_backlog().await });
-    let ports = likewise_query_api::Ports { counters, records: Arc::clone(&records), partitions, clock };
-    let queries = Arc::new(likewise_query_api::State::new(ports, secret));
+    let mut projection = if roles.projector { Some(Projection::start(&stores, settings)?) } else { None };
+    let commands = roles.commands.then(|| stores.commands(settings.max_backlog));
+    let watched = commands.clone();
+    let backlog = tokio::spawn(async move {
+        if let Some(commands) = watched {
+            commands.watch_backlog().await;
+        }
+    });
+    let queries = secret.map(|secret| stores.queries(secret));
     let draining = Arc::new(AtomicBool::new(false));
-    let health = health(Arc::clone(&log), Arc::clone(&records), status, Arc::clone(&draining));
-
+    let health = health(&stores, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
     let admin = Server::start(admin_listener, move |routes| admin_routes(routes, &admin_health, &metrics))?;
-    let public = Server::start(listener, move |routes| public_routes(routes, &commands, &queries, &health))?;
+    let public = Server::start(listener, move |routes| {
+        public_routes(routes, commands.as_ref(), queries.as_ref(), &health);
+    })?;
     let stopped_by_signal = signals()?;
-    greet(settings, address, admin_address)?;
+    greet(settings, roles, address, admin_address)?;
 
-    stopped_by_signal.await;
+    let failed = tokio::select! {
+        () = stopped_by_signal => None,
+        reason = Projection::ended(projection.as_ref()) => Some(reason),
+    };
     info!("stopping: not ready, then draining");
     draining.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(settings.drain_delay_ms)).await;
     public.stop().await;
     backlog.abort();
-    log.flush().await?;
-    let _projector_waits = stop.send(true);
-    let _in_vain = tokio::time::timeout(STOP_WAIT, projector).await;
+    stores.log.flush().await?;
+    if let Some(projection) = projection.take() {
+        projection.stop().await;
+    }
     let _in_vain = tokio::time::timeout(STOP_WAIT, admin.stop()).await;
     info!("stopped");
+    failed.map_or(Ok(()), |reason| Err(reason.into()))
+}
+
+/// A store in one process's files or memory cannot be shared by roles in several.
+fn refuse_embedded(settings: &Settings) -> Result<(), Failure> {
+    let stores = [
+        ("log", "kafka://host:9092/likes"),
+        ("records", "mysql://user:password@host/database"),
+        ("counters", "redis://host:6379"),
+    ];
+    let urls = [vec![&settings.log], settings.records.iter().collect(), vec![&settings.counters]];
+    for ((setting, server), urls) in stores.into_iter().zip(urls) {
+        if urls.into_iter().any(|url| wiring::is_embedded(url)) {
+            return Err(format!("a role of its own shares its stores with others: set --{setting} to a server such as {server}, or use likewise serve").into());
+        }
+    }
+    Ok(())
+}
+
+impl Stores {
+    fn commands(&self, max_backlog: u32) -> Arc<likewise_command_api::State> {
+        let ports = likewise_command_api::Ports {
+            log: Arc::clone(&self.log),
+            records: Arc::clone(&self.records),
+            counters: Arc::clone(&self.counters),
+            requests: Arc::clone(&self.requests),
+            clock: self.clock.clone(),
+        };
+        Arc::new(likewise_command_api::State::new(Commands::new(ports, BacklogLimit::new(max_backlog))))
+    }
+
+    fn queries(&self, secret: Secret) -> Arc<likewise_query_api::State> {
+        let ports = likewise_query_api::Ports {
+            counters: Arc::clone(&self.counters),
+            records: Arc::clone(&self.records),
+            partitions: self.log.partitions(),
+            clock: self.clock.clone(),
+        };
+        Arc::new(likewise_query_api::State::new(ports, secret))
+    }
+}
+
+/// The projector role while it runs.
+struct Projection {
+    status: Arc<Status>,
+    membership: Arc<Membership>,
+    task: tokio::task::JoinHandle<()>,
+    stop: watch::Sender<bool>,
+}
+
+impl Projection {
+    fn start(stores: &Stores, settings: &Settings) -> Result<Self, Failure> {
+        let ports = likewise_projector::Ports {
+            log: Arc::clone(&stores.log),
+            records: Arc::clone(&stores.records),
+            counters: Arc::clone(&stores.counters),
+            clock: stores.clock.clone(),
+        };
+        let membership = Arc::new(stores.log.join(settings.instance_id.as_deref())?);
+        let (stop, stopping) = watch::channel(false);
+        let status = Arc::new(Status::default());
+        let (member, told) = (Arc::clone(&membership), Arc::clone(&status));
+        let task = tokio::spawn(async move {
+            likewise_projector::run(ports, Limits::default(), &member, told, stopping).await;
+        });
+        watch_for_stuck_owners(Arc::clone(&status))?;
+        Ok(Self { status, membership, task, stop })
+    }
+
+    /// Waits until this process can project nothing any more, and says why.
+    async fn ended(projection: Option<&Self>) -> String {
+        match projection {
+            Some(projection) => projection.membership.ended().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn stop(self) {
+        let _has_ended = self.stop.send(true);
+        let _in_vain = tokio::time::timeout(STOP_WAIT, self.task).await;
+        let membership = self.membership;
+        let _in_vain = tokio::time::timeout(STOP_WAIT, tokio::task::spawn_blocking(move || drop(membership))).await;
+    }
+}
+
+/// Ends the process when an owner makes no step for [`STUCK_AFTER`], so that another process takes over: whatever it
+/// hangs in may hang for ever. Watches from a thread of its own.
+fn watch_for_stuck_owners(status: Arc<Status>) -> Result<(), Failure> {
+    let watch = move || {
+        let mut seen: BTreeMap<Partition, (u64, Instant)> = BTreeMap::new();
+        loop {
+            std::thread::sleep(STUCK_AFTER / 20);
+            let steps = status.steps();
+            seen.retain(|partition, _| steps.contains_key(partition));
+            for (partition, steps) in steps {
+                let known = seen.entry(partition).or_insert((steps, Instant::now()));
+                if known.0 != steps {
+                    *known = (steps, Instant::now());
+                } else if known.1.elapsed() > STUCK_AFTER {
+                    tracing::error!(%partition, "its owner is stuck; this process ends so that another takes over");
+                    std::process::exit(STUCK);
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().name("stuck-owners".into()).spawn(watch)?;
     Ok(())
 }
 
 /// Everything that the public port serves.
 pub(crate) fn public_routes(
     routes: &mut Routes,
-    commands: &Arc<likewise_command_api::State>,
-    queries: &Arc<likewise_query_api::State>,
+    commands: Option<&Arc<likewise_command_api::State>>,
+    queries: Option<&Arc<likewise_query_api::State>>,
     health: &Health,
 ) {
-    likewise_command_api::routes(routes, commands);
-    likewise_query_api::routes(routes, queries);
+    if let Some(commands) = commands {
+        likewise_command_api::routes(routes, commands);
+    }
+    if let Some(queries) = queries {
+        likewise_query_api::routes(routes, queries);
+    }
     health_routes(routes, health);
-    demo::routes(routes);
+    if commands.is_some() && queries.is_some() {
+        demo::routes(routes);
+    }
     routes.add_service(|config| {
         config.service(web::redirect("/docs", "/docs/"));
         config.service(SwaggerUi::new("/docs/{_:.*}").url("/openapi.json", openapi()));
@@ -164,12 +298,20 @@ fn start_metrics() -> Result<PrometheusHandle, Failure> {
     Ok(handle)
 }
 
-/// The data directory, and any other that an embedded store is in.
+/// The directories of the embedded stores, and the data directory where there are any.
 fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
-    let log = wiring::sqlite_path("log", &settings.log)?;
-    let records = wiring::record_files(&settings.records)?.into_iter().map(|(_, path)| path);
-    let files = std::iter::once(log).chain(records);
-    let named: Vec<_> = files.map(|path| directory_of(&path)).chain([settings.data_dir.clone()]).collect();
+    let mut named = BTreeSet::new();
+    if wiring::is_embedded(&settings.log) {
+        named.insert(directory_of(&wiring::sqlite_path("log", &settings.log)?));
+    }
+    for (_, place) in wiring::record_places(&settings.records)? {
+        if let wiring::Place::File(path) = place {
+            named.insert(directory_of(&path));
+        }
+    }
+    if !named.is_empty() {
+        named.insert(settings.data_dir.clone());
+    }
     let mut paths = BTreeSet::new();
     for dir in named {
         // One directory may have been written in two ways.
@@ -187,6 +329,7 @@ pub(crate) fn directory_of(file: &Path) -> PathBuf {
 /// The secret that signs cursors, made at the first start.
 fn read_secret(path: &Path) -> Result<Secret, Failure> {
     if !path.exists() {
+        fs::create_dir_all(directory_of(path)).map_err(|e| format!("secret_file: {e}"))?;
         let mut options = fs::OpenOptions::new();
         options.write(true).create(true).truncate(true).mode(0o600);
         let fresh: [u8; 32] = std::array::from_fn(|_| rand::random());
@@ -207,13 +350,9 @@ fn bind(setting: &str, address: SocketAddr) -> Result<(TcpListener, SocketAddr),
     Ok((listener, address))
 }
 
-/// Ready once every partition is owned and none is halted, until a stop begins.
-fn health(
-    log: Arc<dyn EventLog>,
-    records: Arc<dyn RecordStore>,
-    status: Arc<Status>,
-    draining: Arc<AtomicBool>,
-) -> Health {
+/// Ready once every partition of this process is projected and none is halted, until a stop begins.
+fn health(stores: &Stores, projection: Option<Arc<Status>>, draining: &Arc<AtomicBool>) -> Health {
+    let (log, records, draining) = (Arc::clone(&stores.log), Arc::clone(&stores.records), Arc::clone(draining));
     Arc::new(move || {
         if draining.load(Ordering::Relaxed) {
             return Err("The server is stopping.".into());
@@ -224,10 +363,12 @@ fn health(
         if records.fault().is_some() {
             return Err("The records cannot be written.".into());
         }
-        if status.all().is_empty() {
+        let Some(status) = &projection else { return Ok(()) };
+        let states = status.all();
+        if states.is_empty() {
             return Err("The projection has not begun.".into());
         }
-        for (partition, state) in status.all() {
+        for (partition, state) in states {
             match state {
                 PartitionState::Running => {}
                 PartitionState::Acquiring(_) => {
@@ -240,25 +381,26 @@ fn health(
     })
 }
 
-fn greet(settings: &Settings, address: SocketAddr, admin: SocketAddr) -> Result<(), Failure> {
+fn greet(settings: &Settings, roles: Roles, address: SocketAddr, admin: SocketAddr) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Likewise listens on http://{address}")?;
+    writeln!(out, "Likewise listens on http://{address}\n")?;
+    if roles == Roles::ALL {
+        writeln!(out, "  Demo page     http://{address}/")?;
+    }
+    writeln!(out, "  API and UI    http://{address}/docs/")?;
+    writeln!(out, "  Metrics       http://{admin}/metrics")?;
+    if wiring::is_embedded(&settings.log) {
+        writeln!(out, "  Data          {}", settings.data_dir.display())?;
+    }
     writeln!(
         out,
-        "
-  Demo page     http://{address}/
-  API and UI    http://{address}/docs/
-  Metrics       http://{admin}/metrics
-  Data          {}
-
-  Without authentication: only this machine can connect, and whoever does may act for any user.
-
-  Try
-    curl -X PUT -H 'Prefer: wait=2' 'http://{address}/v1/contents/post/42/like?viewer=7'
-    curl 'http://{address}/v1/contents/post/42/likes?viewer=7'
-",
-        settings.data_dir.display()
+        "\n  Without authentication: only this machine can connect, and whoever does may act for any user.\n"
     )?;
+    if roles == Roles::ALL {
+        writeln!(out, "  Try")?;
+        writeln!(out, "    curl -X PUT -H 'Prefer: wait=2' 'http://{address}/v1/contents/post/42/like?viewer=7'")?;
+        writeln!(out, "    curl 'http://{address}/v1/contents/post/42/likes?viewer=7'\n")?;
+    }
     out.flush()?;
     Ok(())
 }
@@ -287,24 +429,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let url = |name: &str| format!("sqlite://{}", dir.path().join(name).display());
         let clock = Clock::system();
-        let log = wiring::writable_log(&url("log.db"), Default::default()).unwrap();
-        let records = wiring::writable_records(&[url("records.db")]).unwrap();
-        let (counters, requests) = wiring::counters("memory://", &clock).unwrap();
-        let partitions = log.partitions();
-        let commands = likewise_command_api::Ports {
-            log,
-            records: Arc::clone(&records),
-            counters: Arc::clone(&counters),
-            requests,
-            clock: clock.clone(),
-        };
-        let commands = Commands::new(commands, BacklogLimit::new(0));
-        let queries = likewise_query_api::Ports { counters, records, partitions, clock };
+        let log = wiring::writable_log(&url("log.db"), None).await.unwrap();
+        let records = wiring::writable_records(&[url("records.db")]).await.unwrap();
+        let (counters, requests) = wiring::counters("memory://", &clock).await.unwrap();
+        let stores = Stores { log, records, counters, requests, clock };
         let secret = Secret::new(vec![1; 32]).ok().unwrap();
         let mut routes = Routes::default();
         let health: Health = Arc::new(|| Ok(()));
-        let commands = Arc::new(likewise_command_api::State::new(commands));
-        public_routes(&mut routes, &commands, &Arc::new(likewise_query_api::State::new(queries, secret)), &health);
+        public_routes(&mut routes, Some(&stores.commands(0)), Some(&stores.queries(secret)), &health);
 
         let is_page = |path: &str| ["/", "/demo.css", "/demo.js"].contains(&path);
         let served: BTreeSet<(String, String)> = routes

@@ -44,7 +44,7 @@ fn parse_lines(text: &str) -> Result<Lines, String> {
 }
 
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
-    let log = wiring::readable_log(&settings.log)?;
+    let log = wiring::readable_log(&settings.log).await?;
     let count = log.partitions();
     let partitions: Vec<Partition> = match options.partition {
         Some(number) => vec![Partition::new(number, count).map_err(|e| format!("--partition {}", e.detail()))?],

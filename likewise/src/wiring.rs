@@ -1,86 +1,150 @@
 //! Which adapter is behind each port: chosen by the URL's scheme.
 
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{path::PathBuf, sync::Arc};
 
 use likewise_schema::PartitionCount;
 use likewise_storage::{
-    Clock, CounterStore, EventLog, RecordStore, RequestStore,
-    counters::MemoryCounters,
-    log::SqliteLog,
-    records::{Shards, SpreadRecords, SqliteRecords},
-    requests::MemoryRequests,
+    Clock, CounterStore, EventLog, RecordStore, RedisTimeouts, RequestStore, StoreError,
+    counters::{MemoryCounters, RedisCounters},
+    log::{KafkaLog, KafkaUrl, SqliteLog},
+    records::{MysqlRecords, Shards, SpreadRecords, SqliteRecords},
+    requests::{MemoryRequests, RedisRequests},
 };
+use tracing::warn;
 
 use crate::Failure;
+
+/// Whether a store is in this process's files, and so belongs to one process.
+pub(crate) fn is_embedded(url: &str) -> bool {
+    url.starts_with("sqlite://") || url.starts_with("memory://")
+}
 
 /// The path of a `sqlite://` URL.
 pub(crate) fn sqlite_path(setting: &str, url: &str) -> Result<PathBuf, Failure> {
     match url.split_once("://") {
         Some(("sqlite", path)) if !path.is_empty() && !path.contains('?') => Ok(PathBuf::from(path)),
-        _ => Err(format!("{setting} must be a URL such as sqlite://likewise-data/{setting}.db").into()),
+        _ => {
+            let (file, server) = match setting {
+                "records" => ("sqlite://likewise-data/records.db", "mysql://user:password@host/database"),
+                _ => ("sqlite://likewise-data/log.db", "kafka://host:9092/likes"),
+            };
+            Err(format!("{setting} must be a URL such as {file} or {server}").into())
+        }
     }
 }
 
-/// The log, for appending. The caller owns its directory.
-pub(crate) fn writable_log(url: &str, partitions: PartitionCount) -> Result<Arc<dyn EventLog>, Failure> {
-    Ok(Arc::new(SqliteLog::open(&sqlite_path("log", url)?, partitions)?))
+/// The log, for appending. The caller owns its directory, if it has one. A log that is there must have `partitions`,
+/// if they are given.
+pub(crate) async fn writable_log(url: &str, partitions: Option<PartitionCount>) -> Result<Arc<dyn EventLog>, Failure> {
+    if url.starts_with("kafka://") {
+        let log = KafkaLog::open(KafkaUrl::parse(url)?).await?;
+        let found = log.partitions();
+        if partitions.is_some_and(|wanted| wanted != found) {
+            let found = found.get();
+            return Err(format!(
+                "the topic has {found} partitions; their number never changes: set --partitions {found}"
+            )
+            .into());
+        }
+        return Ok(Arc::new(log));
+    }
+    Ok(Arc::new(SqliteLog::open(&sqlite_path("log", url)?, partitions.unwrap_or_default())?))
 }
 
 /// The log, for reading beside the service.
-pub(crate) fn readable_log(url: &str) -> Result<Arc<dyn EventLog>, Failure> {
+pub(crate) async fn readable_log(url: &str) -> Result<Arc<dyn EventLog>, Failure> {
+    if url.starts_with("kafka://") {
+        return writable_log(url, None).await;
+    }
     Ok(Arc::new(SqliteLog::open_readable(&sqlite_path("log", url)?)?))
 }
 
-/// The records, for writing. The caller owns their directories.
-pub(crate) fn writable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
-    records(urls, |path, shards| Ok(Arc::new(SqliteRecords::open(path, shards)?)))
+/// One place of records.
+pub(crate) enum Place {
+    File(PathBuf),
+    Server(MysqlRecords),
 }
 
-/// The records, for reading beside the service.
-pub(crate) fn readable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
-    records(urls, |path, shards| Ok(Arc::new(SqliteRecords::open_readable(path, shards)?)))
-}
-
-type Open = fn(&Path, &Shards) -> Result<Arc<dyn RecordStore>, Failure>;
-
-/// The files of embedded records and the shards of each. Fails unless each shard has one home, before a file is made.
-pub(crate) fn record_files(urls: &[String]) -> Result<Vec<(Shards, PathBuf)>, Failure> {
+/// Where the records are, and the shards of each place. Fails unless each shard has one home, before anything is made.
+pub(crate) fn record_places(urls: &[String]) -> Result<Vec<(Shards, Place)>, Failure> {
     let mut parts = Vec::new();
     for url in urls {
-        let (base, query) = url.split_once('?').map_or((url.as_str(), None), |(base, query)| (base, Some(query)));
-        let shards = match query {
-            None => Shards::all(),
-            Some(query) => {
-                let range = query.strip_prefix("shards=").ok_or("records takes ?shards=… and nothing else")?;
-                range.parse().map_err(|what| format!("records: ?shards= {what}"))?
-            }
+        let (base, query) = url.split_once('?').unwrap_or((url, ""));
+        let (of_shards, rest): (Vec<&str>, Vec<&str>) =
+            query.split('&').filter(|part| !part.is_empty()).partition(|part| part.starts_with("shards="));
+        let shards = match of_shards[..] {
+            [] => Shards::all(),
+            [range] => range["shards=".len()..].parse().map_err(|what| format!("records: ?shards= {what}"))?,
+            _ => return Err("records takes ?shards= once".into()),
         };
-        parts.push((shards, sqlite_path("records", base)?));
+        let place = if base.starts_with("mysql://") {
+            let query = rest.join("&");
+            let mark = if query.is_empty() { "" } else { "?" };
+            Place::Server(MysqlRecords::new(&format!("{base}{mark}{query}"), &shards)?)
+        } else if rest.is_empty() {
+            Place::File(sqlite_path("records", base)?)
+        } else {
+            return Err("an embedded record store takes ?shards=… and nothing else".into());
+        };
+        parts.push((shards, place));
     }
     SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
     Ok(parts)
 }
 
+/// The records, for writing. The caller owns their directories.
+pub(crate) async fn writable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
+    records(urls, true).await
+}
+
+/// The records, for reading beside the service.
+pub(crate) async fn readable_records(urls: &[String]) -> Result<Arc<dyn RecordStore>, Failure> {
+    records(urls, false).await
+}
+
 /// One store, or several with a range of shards each.
-fn records(urls: &[String], open: Open) -> Result<Arc<dyn RecordStore>, Failure> {
-    let parts = record_files(urls)?;
-    if let [(shards, path)] = &parts[..] {
-        return open(path, shards);
+async fn records(urls: &[String], is_writable: bool) -> Result<Arc<dyn RecordStore>, Failure> {
+    let mut stores: Vec<(Shards, Arc<dyn RecordStore>)> = Vec::new();
+    for (shards, place) in record_places(urls)? {
+        let store: Arc<dyn RecordStore> = match place {
+            Place::File(path) if is_writable => Arc::new(SqliteRecords::open(&path, &shards)?),
+            Place::File(path) => Arc::new(SqliteRecords::open_readable(&path, &shards)?),
+            Place::Server(server) => {
+                match server.check().await {
+                    Err(error @ StoreError::Unusable { .. }) => return Err(error.into()),
+                    // It is waited for where it is needed.
+                    Err(error) => warn!(%error, "going on without a record server"),
+                    Ok(()) => {}
+                }
+                Arc::new(server)
+            }
+        };
+        stores.push((shards, store));
     }
-    let stores = parts.into_iter().map(|(shards, path)| Ok((shards.clone(), open(&path, &shards)?)));
-    Ok(Arc::new(SpreadRecords::new(stores.collect::<Result<_, Failure>>()?)?))
+    match &stores[..] {
+        [(_, store)] => Ok(Arc::clone(store)),
+        _ => Ok(Arc::new(SpreadRecords::new(stores)?)),
+    }
 }
 
 /// Counters and requests: one server holds both.
 pub(crate) type Cache = (Arc<dyn CounterStore>, Arc<dyn RequestStore>);
 
 /// Counters and requests.
-pub(crate) fn counters(url: &str, clock: &Clock) -> Result<Cache, Failure> {
-    match url {
-        "memory://" => Ok((Arc::new(MemoryCounters::new(clock.clone())), Arc::new(MemoryRequests::new(clock.clone())))),
-        _ => Err("counters must be memory://".into()),
+pub(crate) async fn counters(url: &str, clock: &Clock) -> Result<Cache, Failure> {
+    if url == "memory://" {
+        return Ok((Arc::new(MemoryCounters::new(clock.clone())), Arc::new(MemoryRequests::new(clock.clone()))));
     }
+    let is_redis =
+        ["redis://", "rediss://", "redis+cluster://", "rediss+cluster://"].iter().any(|form| url.starts_with(form));
+    if !is_redis {
+        return Err("counters must be memory://, or a URL such as redis://host:6379".into());
+    }
+    let counters = RedisCounters::new(url, RedisTimeouts::default())?;
+    match counters.advice().await {
+        Ok(None) => {}
+        Ok(Some(advice)) => warn!("Redis: {advice}"),
+        Err(error) => warn!(%error, "going on without Redis"),
+    }
+    Ok((Arc::new(counters), Arc::new(RedisRequests::new(url, RedisTimeouts::default())?)))
 }

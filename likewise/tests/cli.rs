@@ -89,7 +89,13 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
     assert!(stderr(&settings, &["serve", "--partitions", "17"]).contains("multiple of 16"));
     assert!(stderr(&settings, &["serve", "--listen", "8080"]).contains("listen must be an address"));
     assert!(stderr(&settings, &["serve", "--listen", "0.0.0.0:0"]).contains("loopback"));
-    assert!(stderr(&settings, &["serve", "--counters", "redis://user:secret@host"]).contains("counters"));
+    assert!(stderr(&settings, &["serve", "--counters", "http://user:secret@host"]).contains("counters"));
+    let no_database = stderr(&settings, &["serve", "--records", "mysql://user:secret@host"]);
+    assert!(no_database.contains("names no database") && !no_database.contains("secret"), "{no_database}");
+    let role = stderr(&settings, &["projector"]);
+    assert!(role.contains("--log") && role.contains("likewise serve"), "{role}");
+    let nobody = stderr(&settings, &["tail", "--log", "kafka://127.0.0.1:1/likes"]);
+    assert!(nobody.contains("no broker answers"), "{nobody}");
     let secret = stderr(&settings, &["serve", "--log", "kafka://user:secret@host/likes"]);
     assert!(secret.contains("log") && !secret.contains("secret"), "{secret}");
     let spread = |urls: &[&str]| {
@@ -106,7 +112,8 @@ fn a_wrong_setting_stops_the_start_with_one_sentence() {
     let output = settings.command(&["serve"]).env("LIKEWISE_LISSTEN", "x").output().unwrap();
     assert!(String::from_utf8_lossy(&output.stderr).contains("is not a setting"));
     let help = settings.output(&["--help"]);
-    assert!(String::from_utf8_lossy(&help.stdout).contains("(the default)"));
+    let help = String::from_utf8_lossy(&help.stdout).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("(the default)") && help.contains("dead-letters"), "{help}");
 }
 
 #[test]

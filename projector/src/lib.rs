@@ -11,12 +11,19 @@ mod owner;
 mod publish;
 mod status;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use likewise_schema::Partition;
-use likewise_storage::{Clock, CounterStore, EventLog, RecordStore};
+use likewise_storage::{
+    Clock, CounterStore, EventLog, RecordStore,
+    log::{Membership, Report},
+};
 use tokio::{sync::watch, task::JoinSet};
 
+use self::owner::Owner;
 pub use self::status::{PartitionState, Status};
 
 /// What a projector works with.
@@ -49,26 +56,86 @@ impl Default for Limits {
     }
 }
 
-/// Owns `partitions` until `stop` becomes true, then finishes what is in flight. `status` tells how each is doing.
+/// Owns the partitions that the membership names, as they change, until `stop` becomes true; then finishes what is in
+/// flight. `status` tells how each is doing.
 pub async fn run(
     ports: Ports,
     limits: Limits,
-    partitions: Vec<Partition>,
+    membership: &Membership,
     status: Arc<Status>,
-    stop: watch::Receiver<bool>,
+    mut stop: watch::Receiver<bool>,
 ) {
-    let mut owners = JoinSet::new();
-    let mut owned = HashMap::new();
-    for partition in partitions {
-        let owner = owner::Owner::new(ports.clone(), limits, partition, Arc::clone(&status), stop.clone());
-        owned.insert(owners.spawn(owner.run()).id(), partition);
+    let mut wanted = membership.partitions();
+    let mut owners =
+        Owners { ports, limits, report: membership.report(), status, tasks: JoinSet::new(), owned: BTreeMap::new() };
+    loop {
+        let now = wanted.borrow_and_update().clone();
+        owners.give_up_all_but(&now);
+        owners.take(&now);
+        tokio::select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => break,
+            Ok(()) = wanted.changed() => {}
+            Some(ended) = owners.tasks.join_next_with_id() => owners.note(ended),
+        }
     }
-    while let Some(ended) = owners.join_next_with_id().await {
-        if let Err(error) = ended
-            && let Some(partition) = owned.get(&error.id())
-        {
-            tracing::error!(%partition, %error, "the owner of a partition failed");
-            status.set(*partition, PartitionState::Halted("its owner failed".into()));
+    owners.give_up_all_but(&BTreeSet::new());
+    while let Some(ended) = owners.tasks.join_next_with_id().await {
+        owners.note(ended);
+    }
+}
+
+/// The owners of this process, one task for each partition.
+struct Owners {
+    ports: Ports,
+    limits: Limits,
+    report: Report,
+    status: Arc<Status>,
+    tasks: JoinSet<()>,
+    owned: BTreeMap<Partition, Owned>,
+}
+
+struct Owned {
+    task: tokio::task::Id,
+    stop: watch::Sender<bool>,
+}
+
+impl Owners {
+    /// Asks those to stop that are no longer wanted. A partition that comes back waits for its owner's end.
+    fn give_up_all_but(&self, wanted: &BTreeSet<Partition>) {
+        for owned in self.owned.iter().filter(|(partition, _)| !wanted.contains(partition)).map(|(_, owned)| owned) {
+            let _has_ended = owned.stop.send(true);
+        }
+    }
+
+    fn take(&mut self, wanted: &BTreeSet<Partition>) {
+        for partition in wanted {
+            if !self.owned.contains_key(partition) {
+                let (stop, stopping) = watch::channel(false);
+                let (ports, status) = (self.ports.clone(), Arc::clone(&self.status));
+                let owner = Owner::new(ports, self.limits, *partition, status, self.report.clone(), stopping);
+                let task = self.tasks.spawn(owner.run()).id();
+                self.owned.insert(*partition, Owned { task, stop });
+            }
+        }
+    }
+
+    fn note(&mut self, ended: Result<(tokio::task::Id, ()), tokio::task::JoinError>) {
+        let id = ended.as_ref().map_or_else(tokio::task::JoinError::id, |(id, ())| *id);
+        let Some(partition) = self.owned.iter().find(|(_, owned)| owned.task == id).map(|(partition, _)| *partition)
+        else {
+            return;
+        };
+        match ended {
+            Ok(_) => {
+                self.owned.remove(&partition);
+                self.status.remove(partition);
+            }
+            Err(error) => {
+                // It stays here, so that nobody starts it again.
+                tracing::error!(%partition, %error, "the owner of a partition failed");
+                self.status.set(partition, PartitionState::Halted("its owner failed".into()));
+            }
         }
     }
 }

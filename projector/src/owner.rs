@@ -6,7 +6,7 @@ use likewise_schema::{LikeToggled, Offset, Pair, Partition, Rejected, Timestamp}
 use likewise_storage::{
     StoreError,
     counters::{News, version_of},
-    log::{Before, DeadLetter, LogRecord, Mark, ReadLimit, Slice},
+    log::{Before, DeadLetter, LogRecord, Mark, ReadLimit, Report, Slice},
     planted::{self, Bug},
     records::{Advance, Batch, Checkpoint, CommitError, Committed, Fence, LikeRecord, Owner as Identity},
 };
@@ -53,6 +53,7 @@ pub(crate) struct Owner {
     limits: Limits,
     partition: Partition,
     status: Arc<Status>,
+    report: Report,
     stop: watch::Receiver<bool>,
     meters: Meters,
     /// Where this owner, or one before it, is known to have come.
@@ -120,11 +121,12 @@ impl Owner {
         limits: Limits,
         partition: Partition,
         status: Arc<Status>,
+        report: Report,
         stop: watch::Receiver<bool>,
     ) -> Self {
         status.set(partition, PartitionState::Acquiring(None));
         let meters = Meters::new(partition);
-        Self { ports, limits, partition, status, stop, meters, next_offset: Offset::ZERO }
+        Self { ports, limits, partition, status, report, stop, meters, next_offset: Offset::ZERO }
     }
 
     /// Owns the partition until asked to stop.
@@ -244,7 +246,8 @@ impl Owner {
             slice = log.read(self.partition, from, limit) => slice?,
             _ = self.stop.wait_for(|stop| *stop) => return Err(Stop::Asked),
         };
-        let heard_at = self.ports.clock.now();
+        self.status.step(self.partition);
+        let heard_at = self.ports.clock.before(slice.age);
         if from > slice.bounds.end {
             return Err(Stop::Halt(format!("the checkpoint {from} is beyond the log's end {}", slice.bounds.end)));
         }
@@ -271,6 +274,7 @@ impl Owner {
         let halt = judged.halt.take();
         self.commit(tenure, judged, news).await?;
         self.next_offset = tenure.fence.next_offset;
+        self.report.applied(self.partition, self.next_offset);
         self.measure(news.log_end, news.next_event_at);
         halt.map_or(Ok(()), |reason| Err(Stop::Halt(reason)))
     }

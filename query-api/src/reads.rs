@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use futures::future::{join_all, try_join};
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, Timestamp, UserId};
 use likewise_storage::{
     Clock, CounterStore, RecordStore, Scopes, StoreError,
@@ -235,14 +236,15 @@ impl Reads {
     ) -> Result<(), ReadError> {
         let leases = self.lease(missing, viewer).await;
         let contents: Vec<Content> = missing.iter().flat_map(|(_, contents)| contents.iter().copied()).collect();
-        let counts = self.ports.records.counts(&contents).await?;
-        let rows = match viewer {
-            Some(user) => {
-                let pairs: Vec<Pair> = contents.iter().map(|content| Pair { content: *content, user }).collect();
-                Some(self.ports.records.rows(&pairs).await?)
+        let pairs = |user| contents.iter().map(|content| Pair { content: *content, user }).collect::<Vec<_>>();
+        let rows = async {
+            match viewer {
+                Some(user) => Ok(Some(self.ports.records.rows(&pairs(user)).await?)),
+                None => Ok(None),
             }
-            None => None,
         };
+        let (counts, rows) = try_join(self.ports.records.counts(&contents), rows).await?;
+        let mut fills = Vec::new();
         let mut index = 0;
         for (scope, contents) in missing {
             let Some(counted) = checkpoint_of(&counts.checkpoints, scope.partition) else { return Err(ReadError) };
@@ -270,7 +272,7 @@ impl Reads {
                 }
                 if let Some(lease) = leases.get(&(*scope, LeaseKey::Count(*content))) {
                     let cached = CachedCount { count, version: version_of(counted.next_offset) };
-                    self.fill(*scope, *lease, Fill::Count(*content, cached, jittered(COUNT_LIFE))).await;
+                    fills.push((*scope, *lease, Fill::Count(*content, cached, jittered(COUNT_LIFE))));
                 }
                 statuses.push((*content, status));
                 index += 1;
@@ -278,9 +280,12 @@ impl Reads {
             if let Some(user) = viewer
                 && let Some(lease) = leases.get(&(*scope, LeaseKey::Statuses(user)))
             {
-                self.fill(*scope, *lease, Fill::Statuses(user, statuses)).await;
+                fills.push((*scope, *lease, Fill::Statuses(user, statuses)));
             }
         }
+        // A refused or failed fill leaves the entry missing: the next reader tries again.
+        let fill = |(scope, lease, fill)| self.ports.counters.fill(scope, lease, fill);
+        let _outcomes = join_all(fills.into_iter().map(fill)).await;
         Ok(())
     }
 
@@ -290,21 +295,16 @@ impl Reads {
         missing: &[(Scope, Vec<Content>)],
         viewer: Option<UserId>,
     ) -> BTreeMap<(Scope, LeaseKey), Lease> {
-        let mut leases = BTreeMap::new();
+        let mut wanted = Vec::new();
         for (scope, contents) in missing {
             let counts = contents.iter().map(|content| LeaseKey::Count(*content));
-            for key in counts.chain(viewer.map(LeaseKey::Statuses)) {
-                if let Ok(Some(lease)) = self.ports.counters.lease(*scope, key).await {
-                    leases.insert((*scope, key), lease);
-                }
-            }
+            wanted.extend(counts.chain(viewer.map(LeaseKey::Statuses)).map(|key| (*scope, key)));
         }
-        leases
-    }
-
-    async fn fill(&self, scope: Scope, lease: Lease, fill: Fill) {
-        // A refused or failed fill leaves the entry missing: the next reader tries again.
-        let _outcome = self.ports.counters.fill(scope, lease, fill).await;
+        // Side by side: a server gets them in one go.
+        let lease = |(scope, key)| self.ports.counters.lease(scope, key);
+        let leases = join_all(wanted.iter().copied().map(lease)).await;
+        let given = |(wanted, lease): (_, Result<Option<Lease>, StoreError>)| Some((wanted, lease.ok()??));
+        wanted.into_iter().zip(leases).filter_map(given).collect()
     }
 
     /// One page of a content's likers, and when it is from if it may be old.

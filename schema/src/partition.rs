@@ -55,8 +55,8 @@ impl PartitionCount {
     }
 }
 
-/// A log partition: the unit of order, of ownership and of freshness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// A log partition: the unit of order, of ownership and of freshness. Every log has the first one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Partition(u16);
 
 impl Partition {

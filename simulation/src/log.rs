@@ -96,7 +96,12 @@ impl EventLog for SimLog {
         }
         let previous = from.previous().and_then(|previous| all.get(previous.get() as usize));
         let before = previous.map_or(Before::Absent, |record| Before::Found(record.mark()));
-        Ok(Slice { records, bounds: Bounds { start: Offset::ZERO, end: offset(all.len()) }, before, age: Duration::ZERO })
+        Ok(Slice {
+            records,
+            bounds: Bounds { start: Offset::ZERO, end: offset(all.len()) },
+            before,
+            age: Duration::ZERO,
+        })
     }
 
     async fn mark(&self, partition: Partition, offset: Offset) -> Result<Option<Mark>, StoreError> {

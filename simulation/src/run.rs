@@ -10,7 +10,7 @@ use likewise_storage::{
     Clock, CounterStore, EventLog, RecordStore, RequestStore, StoreError,
     conformance::{post, user},
     counters::{Ask, MemoryCounters},
-    log::LogRecord,
+    log::{LogRecord, Membership},
     planted::{self, Bug},
     records::Count,
     requests::{Intent, MemoryRequests},
@@ -118,7 +118,8 @@ impl Servers {
         let (stop, asked) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let status = Arc::new(Status::default());
-        tasks.spawn(likewise_projector::run(ports, limits, self.partitions.clone(), status, asked));
+        let membership = Membership::fixed(self.partitions.iter().copied().collect());
+        tasks.spawn(async move { likewise_projector::run(ports, limits, &membership, status, asked).await });
         Running { _tasks: tasks, switch, _stop: stop }
     }
 

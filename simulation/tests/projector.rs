@@ -9,7 +9,7 @@ use likewise_storage::{
     Clock, CounterStore, EventLog, RecordStore,
     conformance::{at, pair, partition, post, request, user},
     counters::{MemoryCounters, News, Writer},
-    log::NewRecord,
+    log::{Membership, NewRecord},
     records::Owner,
 };
 use tokio::{sync::watch, task::JoinHandle};
@@ -59,7 +59,8 @@ fn start(log: &Arc<SimLog>, records: &Arc<SimRecords>, counters: &Arc<MemoryCoun
     };
     let (stop, asked) = watch::channel(false);
     let status = Arc::new(Status::default());
-    let task = tokio::spawn(run(ports, Limits::default(), vec![own()], Arc::clone(&status), asked));
+    let (membership, told) = (Membership::fixed([own()].into()), Arc::clone(&status));
+    let task = tokio::spawn(async move { run(ports, Limits::default(), &membership, told, asked).await });
     Running { records: Arc::clone(records), counters: Arc::clone(counters), status, stop, task }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     fmt,
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use likewise_schema::Timestamp;
@@ -34,6 +34,11 @@ impl Clock {
     /// Now, to the millisecond.
     pub fn now(&self) -> Timestamp {
         Timestamp::saturating_from_millis(self.micros() / 1000)
+    }
+
+    /// What it was `ago`.
+    pub fn before(&self, ago: Duration) -> Timestamp {
+        Timestamp::saturating_from_millis(self.micros() / 1000 - i64::try_from(ago.as_millis()).unwrap_or(0))
     }
 }
 

@@ -36,8 +36,8 @@ impl Default for RedisTimeouts {
 /// `rediss+cluster://…`.
 #[derive(Clone)]
 pub(crate) enum Address {
-    Server(Client),
-    Cluster(ClusterClient),
+    Server(Box<Client>),
+    Cluster(Box<ClusterClient>),
 }
 
 impl Address {
@@ -53,9 +53,9 @@ impl Address {
                 let (credentials, nodes) = rest.rsplit_once('@').map_or(("", rest), |(who, nodes)| (who, nodes));
                 let at = if credentials.is_empty() { "" } else { "@" };
                 let nodes = nodes.split(',').map(|node| format!("{scheme}://{credentials}{at}{node}"));
-                Ok(Self::Cluster(ClusterClient::new(nodes.collect::<Vec<_>>()).map_err(wrong)?))
+                Ok(Self::Cluster(Box::new(ClusterClient::new(nodes.collect::<Vec<_>>()).map_err(wrong)?)))
             }
-            _ => Ok(Self::Server(Client::open(url).map_err(wrong)?)),
+            _ => Ok(Self::Server(Box::new(Client::open(url).map_err(wrong)?))),
         }
     }
 
@@ -132,7 +132,7 @@ impl Connection {
                         .set_max_delay(Duration::from_millis(200))
                         .set_connection_timeout(Some(self.connect))
                         .set_response_timeout(Some(self.wait));
-                    Ok(Made::Server(ConnectionManager::new_lazy_with_config(client.clone(), config)?))
+                    Ok(Made::Server(ConnectionManager::new_lazy_with_config(Client::clone(client), config)?))
                 }
                 Address::Cluster(client) => {
                     let config = redis::cluster::ClusterConfig::new()
@@ -146,10 +146,7 @@ impl Connection {
     }
 
     /// Makes a call in time. An error leaves it unknown whether the call had its effect.
-    async fn within<T>(
-        &self,
-        call: impl AsyncFnOnce(&mut Made) -> Result<T, RedisError>,
-    ) -> Result<T, StoreError> {
+    async fn within<T>(&self, call: impl AsyncFnOnce(&mut Made) -> Result<T, RedisError>) -> Result<T, StoreError> {
         let made_and_called = async { call(&mut self.made().await?).await };
         match tokio::time::timeout(self.wait, made_and_called).await {
             Ok(Ok(answer)) => Ok(answer),

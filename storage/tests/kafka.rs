@@ -17,13 +17,13 @@ fn url() -> KafkaUrl {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     let number = MADE.fetch_add(1, Ordering::Relaxed);
     let name = format!("storage-{}-{number}", std::process::id());
-    KafkaUrl::parse(&format!("kafka://{}/{name}?group={name}", servers::kafka())).unwrap()
+    KafkaUrl::parse(&format!("kafka://{}/{name}?group={name}", servers::kafka())).expect("a URL")
 }
 
 async fn log() -> Arc<KafkaLog> {
     let url = url();
-    create_topic(&url, PartitionCount::DEFAULT, 1).await.unwrap();
-    Arc::new(KafkaLog::open(url).await.unwrap())
+    create_topic(&url, PartitionCount::DEFAULT, 1).await.expect("the topics are made");
+    Arc::new(KafkaLog::open(url).await.expect("the log opens"))
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -16,15 +16,16 @@ use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 async fn database(server: &str) -> String {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     let name = format!("storage_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-    let mut connection = MySqlConnection::connect(&format!("{server}?ssl-mode=disabled")).await.unwrap();
-    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.unwrap();
+    let mut connection =
+        MySqlConnection::connect(&format!("{server}?ssl-mode=disabled")).await.expect("the servers answer");
+    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("the servers answer");
     format!("{server}/{name}?ssl-mode=disabled")
 }
 
 async fn records(server: &str, range: &str) -> (Shards, Arc<dyn RecordStore>) {
-    let shards: Shards = range.parse().unwrap();
-    let store = MysqlRecords::new(&database(server).await, &shards).unwrap();
-    store.migrate().await.unwrap();
+    let shards: Shards = range.parse().expect("the servers answer");
+    let store = MysqlRecords::new(&database(server).await, &shards).expect("the servers answer");
+    store.migrate().await.expect("the servers answer");
     (shards, Arc::new(store))
 }
 

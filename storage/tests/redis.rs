@@ -17,14 +17,19 @@ const PATIENT: RedisTimeouts = RedisTimeouts {
 
 /// A connection to each node of a URL.
 fn nodes(url: &str) -> Vec<Connection> {
-    let (_, addresses) = url.split_once("://").unwrap();
-    let connect = |address: &str| redis::Client::open(format!("redis://{address}")).unwrap().get_connection().unwrap();
+    let (_, addresses) = url.split_once("://").expect("the servers answer");
+    let connect = |address: &str| {
+        redis::Client::open(format!("redis://{address}"))
+            .expect("the servers answer")
+            .get_connection()
+            .expect("the servers answer")
+    };
     addresses.split(',').map(connect).collect()
 }
 
 fn flush(url: &str) {
     for mut node in nodes(url) {
-        let () = redis::cmd("FLUSHALL").query(&mut node).unwrap();
+        let () = redis::cmd("FLUSHALL").query(&mut node).expect("the servers answer");
     }
 }
 
@@ -32,12 +37,12 @@ fn flush(url: &str) {
 fn age(url: &str, time: Duration) {
     let millis = time.as_millis() as i64;
     for mut node in nodes(url) {
-        let keys: Vec<String> = node.keys("like:*").unwrap();
+        let keys: Vec<String> = node.keys("like:*").expect("the servers answer");
         for key in keys {
-            let left: i64 = node.pttl(&key).unwrap();
-            let () = node.pexpire(&key, (left - millis).max(-1)).unwrap();
+            let left: i64 = node.pttl(&key).expect("the servers answer");
+            let () = node.pexpire(&key, (left - millis).max(-1)).expect("the servers answer");
             if key.starts_with("like:rate:") && left > millis {
-                let () = node.hincr(&key, "at", -(time.as_micros() as i64)).unwrap();
+                let () = node.hincr(&key, "at", -(time.as_micros() as i64)).expect("the servers answer");
             }
         }
     }
@@ -46,12 +51,12 @@ fn age(url: &str, time: Duration) {
 async fn conforms(url: &str) {
     conformance::counter_store(async || {
         flush(url);
-        Arc::new(RedisCounters::new(url, PATIENT).unwrap()) as Arc<dyn CounterStore>
+        Arc::new(RedisCounters::new(url, PATIENT).expect("the servers answer")) as Arc<dyn CounterStore>
     })
     .await;
     let make = async || {
         flush(url);
-        Arc::new(RedisRequests::new(url, PATIENT).unwrap()) as Arc<dyn RequestStore>
+        Arc::new(RedisRequests::new(url, PATIENT).expect("the servers answer")) as Arc<dyn RequestStore>
     };
     conformance::request_store(make, &|time| age(url, time)).await;
 }

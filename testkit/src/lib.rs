@@ -5,6 +5,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod audit;
+pub mod load;
+pub mod rig;
 pub mod servers;
 mod service;
 

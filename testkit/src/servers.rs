@@ -264,7 +264,12 @@ pub fn cluster_url(nodes: &[Server]) -> String {
     format!("redis+cluster://{}", addresses.join(","))
 }
 
-fn shared<T: Send + Sync>(variable: &str, place: &'static OnceLock<T>, start: fn() -> T, url: fn(&T) -> String) -> String {
+fn shared<T: Send + Sync>(
+    variable: &str,
+    place: &'static OnceLock<T>,
+    start: fn() -> T,
+    url: fn(&T) -> String,
+) -> String {
     env::var(variable).unwrap_or_else(|_| url(place.get_or_init(start)))
 }
 

@@ -1,4 +1,4 @@
-//! One running `likewise serve`.
+//! One running process of the binary.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -20,19 +20,33 @@ pub struct Settings {
     binary: PathBuf,
     data_dir: PathBuf,
     listen: String,
+    role: String,
     extra: Vec<String>,
 }
 
 impl Settings {
     /// The binary at `binary` (a test's `env!("CARGO_BIN_EXE_likewise")`) on `data_dir`, on free ports.
     pub fn new(binary: &str, data_dir: &Path) -> Self {
-        Self { binary: binary.into(), data_dir: data_dir.into(), listen: "127.0.0.1:0".into(), extra: Vec::new() }
+        Self {
+            binary: binary.into(),
+            data_dir: data_dir.into(),
+            listen: "127.0.0.1:0".into(),
+            role: "serve".into(),
+            extra: Vec::new(),
+        }
     }
 
     /// On a given address.
     #[must_use]
     pub fn listen(mut self, address: &str) -> Self {
         self.listen = address.into();
+        self
+    }
+
+    /// One role alone, such as `projector`.
+    #[must_use]
+    pub fn role(mut self, role: &str) -> Self {
+        self.role = role.into();
         self
     }
 
@@ -46,7 +60,7 @@ impl Settings {
     /// The command for any subcommand with these settings; nothing of the environment reaches it but the path.
     pub fn command(&self, subcommand: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(subcommand).arg("--data-dir").arg(&self.data_dir);
+        command.args(subcommand).arg("--data-dir").arg(&self.data_dir).args(&self.extra);
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("LIKEWISE_")) {
             command.env_remove(name);
         }
@@ -60,8 +74,8 @@ impl Settings {
 
     /// Starts the service and waits for its first line.
     pub fn start(&self) -> Service {
-        let mut command = self.command(&["serve"]);
-        command.args(["--listen", &self.listen, "--admin-listen", "127.0.0.1:0"]).args(&self.extra);
+        let mut command = self.command(&[&self.role]);
+        command.args(["--listen", &self.listen, "--admin-listen", "127.0.0.1:0"]);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let mut stderr = child.stderr.take().expect("stderr is piped");
         let log = thread::spawn(move || {

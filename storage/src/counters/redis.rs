@@ -181,9 +181,11 @@ impl Ask {
                 *status = field.as_deref().and_then(parse_status);
             }
         }
-        let counts = counts.into_iter().map(|count| count.filter(|count| floor.is_some_and(|floor| count.version >= floor)));
-        let statuses =
-            statuses.into_iter().map(|known| known.filter(|known: &Status| floor.is_some_and(|floor| known.version >= floor)));
+        let counts =
+            counts.into_iter().map(|count| count.filter(|count| floor.is_some_and(|floor| count.version >= floor)));
+        let statuses = statuses
+            .into_iter()
+            .map(|known| known.filter(|known: &Status| floor.is_some_and(|floor| known.version >= floor)));
         Answer { progress, counts: counts.collect(), statuses: statuses.collect() }
     }
 }
@@ -323,7 +325,10 @@ impl CounterStore for RedisCounters {
                 let life = life.as_millis().to_string();
                 let arguments = [token(lease.token.0), cached.count.to_string(), cached.version.to_string(), life];
                 let keys = [count_key(scope, &content), lease_key].map(Part::Key);
-                (&self.inner.scripts.fill_count, keys.into_iter().chain(arguments.map(Part::Argument)).collect::<Vec<_>>())
+                (
+                    &self.inner.scripts.fill_count,
+                    keys.into_iter().chain(arguments.map(Part::Argument)).collect::<Vec<_>>(),
+                )
             }
             Fill::Statuses(user, statuses) => {
                 let life = STATUSES_LIFE.as_millis().to_string();

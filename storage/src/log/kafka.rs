@@ -65,7 +65,9 @@ impl KafkaUrl {
             None => "likewise-projector",
             Some(query) => query.strip_prefix("group=").ok_or_else(wrong)?,
         };
-        let has_port = |broker: &str| broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+        let has_port = |broker: &str| {
+            broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
         if !is_name(topic) || !is_name(group) || !brokers.split(',').all(has_port) {
             return Err(wrong());
         }
@@ -187,10 +189,13 @@ impl KafkaLog {
         if let Some(fault) = self.fault() {
             return Err(AppendError::Rejected(fault));
         }
-        let headers = record.headers.0.iter().fold(
-            OwnedHeaders::new_with_capacity(record.headers.0.len()),
-            |headers, (name, value)| headers.insert(Header { key: name, value: Some(value.as_ref()) }),
-        );
+        let headers = record
+            .headers
+            .0
+            .iter()
+            .fold(OwnedHeaders::new_with_capacity(record.headers.0.len()), |headers, (name, value)| {
+                headers.insert(Header { key: name, value: Some(value.as_ref()) })
+            });
         let mut message: FutureRecord<'_, [u8], [u8]> =
             FutureRecord::to(topic).partition(partition).timestamp(record.timestamp.millis()).headers(headers);
         if let Some(key) = &record.key {
@@ -199,7 +204,8 @@ impl KafkaLog {
         if let Some(value) = &record.value {
             message = message.payload(value);
         }
-        let delivery = self.producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
+        let delivery =
+            self.producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
         match delivery.await {
             Ok(Ok(delivered)) => Offset::new(delivered.offset)
                 .map_err(|_| AppendError::Unknown(StoreError::unavailable(STORE, "the broker gave no offset"))),
@@ -311,8 +317,7 @@ impl EventLog for KafkaLog {
 
     async fn bury(&self, letter: DeadLetter) -> Result<(), StoreError> {
         let DeadLetter { timestamp, key, value, headers } = letter;
-        let partition = self.partitions.all().next().unwrap_or_else(|| unreachable!("a log has partitions"));
-        let record = NewRecord { partition, timestamp, key, value, headers };
+        let record = NewRecord { partition: Partition::default(), timestamp, key, value, headers };
         match self.send(&self.url.dead_topic(), 0, record).await {
             Ok(_) => Ok(()),
             Err(AppendError::Rejected(error) | AppendError::Unknown(error)) => Err(error),

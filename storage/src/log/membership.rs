@@ -10,7 +10,7 @@ pub struct Membership {
     partitions: watch::Receiver<BTreeSet<Partition>>,
     ended: watch::Receiver<Option<String>>,
     report: Report,
-    leave: Option<Box<dyn FnOnce() + Send>>,
+    leave: Option<Box<dyn FnOnce() + Send + Sync>>,
 }
 
 impl fmt::Debug for Membership {
@@ -25,14 +25,19 @@ impl Membership {
         partitions: watch::Receiver<BTreeSet<Partition>>,
         ended: watch::Receiver<Option<String>>,
         report: Report,
-        leave: Box<dyn FnOnce() + Send>,
+        leave: Box<dyn FnOnce() + Send + Sync>,
     ) -> Self {
         Self { partitions, ended, report, leave: Some(leave) }
     }
 
     /// Of the only member, which owns all partitions.
     pub fn of_all(count: PartitionCount) -> Self {
-        let (_, partitions) = watch::channel(count.all().collect());
+        Self::fixed(count.all().collect())
+    }
+
+    /// Of a member whose partitions never change.
+    pub fn fixed(partitions: BTreeSet<Partition>) -> Self {
+        let (_, partitions) = watch::channel(partitions);
         let (_, ended) = watch::channel(None);
         Self { partitions, ended, report: Report(None), leave: None }
     }

@@ -111,7 +111,9 @@ fn describe(error: &sqlx::Error) -> StoreError {
         sqlx::Error::Database(error) => match number(&**error) {
             1044 | 1045 | 1698 => StoreError::unusable(STORE, "it refuses the user or the password in its URL"),
             1049 => StoreError::unusable(STORE, "it has no such database; make it, then run likewise migrate"),
-            1146 | 1054 => StoreError::unusable(STORE, "its tables are missing or older than this program: run likewise migrate"),
+            1146 | 1054 => {
+                StoreError::unusable(STORE, "its tables are missing or older than this program: run likewise migrate")
+            }
             1142 | 1143 | 1227 => StoreError::unusable(STORE, "its user lacks a right that this role needs"),
             number => StoreError::unavailable(STORE, format!("it refused a statement with error {number}")),
         },

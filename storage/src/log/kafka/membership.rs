@@ -2,7 +2,7 @@
 //! and what protects the records is the checkpoint's fence.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -112,7 +112,7 @@ pub(super) fn join(url: &KafkaUrl, count: PartitionCount, instance: Option<&str>
     let stop = Arc::new(AtomicBool::new(false));
     let (stopping, topic) = (Arc::clone(&stop), url.topic.clone());
     let poll = move || {
-        let mut done = TopicPartitionList::new();
+        let mut applied: BTreeMap<Partition, Offset> = BTreeMap::new();
         let mut turns = 0_u32;
         while !stopping.load(Ordering::Relaxed) {
             // Records that were on their way when their partition was paused.
@@ -123,23 +123,14 @@ pub(super) fn join(url: &KafkaUrl, count: PartitionCount, instance: Option<&str>
                 let _nobody_waits = lost.send(Some(reason));
                 return;
             }
-            for (partition, next) in reports.try_iter() {
-                let number = i32::from(partition.get());
-                let place = rdkafka::Offset::Offset(next.get());
-                match done.find_partition(&topic, number) {
-                    Some(mut known) => drop(known.set_offset(place)),
-                    None => drop(done.add_partition_offset(&topic, number, place)),
-                }
-            }
+            applied.extend(reports.try_iter());
             turns += 1;
-            if turns % COMMIT_EVERY == 0 && done.count() > 0 {
-                let committed = std::mem::replace(&mut done, TopicPartitionList::new());
-                let _for_lag_tools_only = consumer.commit(&committed, CommitMode::Async);
+            if turns.is_multiple_of(COMMIT_EVERY) {
+                commit(&consumer, &topic, std::mem::take(&mut applied));
             }
         }
-        if done.count() > 0 {
-            let _for_lag_tools_only = consumer.commit(&done, CommitMode::Async);
-        }
+        applied.extend(reports.try_iter());
+        commit(&consumer, &topic, applied);
         consumer.context().owned.send_modify(BTreeSet::clear);
         // Dropping the consumer leaves the group, unless the member is static: then its partitions wait for it.
     };
@@ -150,6 +141,22 @@ pub(super) fn join(url: &KafkaUrl, count: PartitionCount, instance: Option<&str>
         let _panicked = thread.join();
     });
     Ok(Membership::new(partitions, ended, Report::to(report), leave))
+}
+
+/// Commits what is applied of the partitions that are owned. A static member that has lost its partitions and joins
+/// again would be fenced, for good, by a commit under its old name.
+fn commit(consumer: &BaseConsumer<Group>, topic: &str, mut applied: BTreeMap<Partition, Offset>) {
+    let owned = consumer.context().owned.borrow().clone();
+    applied.retain(|partition, _| owned.contains(partition));
+    if applied.is_empty() || consumer.assignment_lost() {
+        return;
+    }
+    let mut list = TopicPartitionList::new();
+    for (partition, next) in applied {
+        let place = rdkafka::Offset::Offset(next.get());
+        let _is_valid = list.add_partition_offset(topic, i32::from(partition.get()), place);
+    }
+    let _for_lag_tools_only = consumer.commit(&list, CommitMode::Async);
 }
 
 /// Why the member can never get partitions again.

@@ -27,9 +27,12 @@ use crate::{
 pub(super) struct Reader {
     consumer: Arc<StreamConsumer<Context>>,
     disturbances: Arc<Disturbances>,
-    cursors: Mutex<HashMap<(String, i32), Arc<tokio::sync::Mutex<Cursor>>>>,
+    cursors: Mutex<HashMap<Place, Arc<tokio::sync::Mutex<Cursor>>>>,
     events: JoinHandle<()>,
 }
+
+/// A topic and a partition.
+type Place = (String, i32);
 
 /// Where one partition stands.
 #[derive(Default)]

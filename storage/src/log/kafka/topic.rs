@@ -34,14 +34,19 @@ pub(super) fn look(url: &KafkaUrl, wait: Duration) -> Result<Seen, StoreError> {
     let metadata = consumer
         .fetch_metadata(None, wait)
         .map_err(|_| StoreError::unavailable(STORE, format!("no broker answers at {}", url.brokers)))?;
-    let find = |name: &str| metadata.topics().iter().find(|topic| topic.name() == name && !topic.partitions().is_empty());
-    let missing = |name: &str| StoreError::unusable(STORE, format!("there is no topic {name}: run likewise topic create"));
+    let find =
+        |name: &str| metadata.topics().iter().find(|topic| topic.name() == name && !topic.partitions().is_empty());
+    let missing =
+        |name: &str| StoreError::unusable(STORE, format!("there is no topic {name}: run likewise topic create"));
     let topic = find(&url.topic).ok_or_else(|| missing(&url.topic))?;
     find(&url.dead_topic()).ok_or_else(|| missing(&url.dead_topic()))?;
     let count = u32::try_from(topic.partitions().len()).unwrap_or(u32::MAX);
     let partitions = PartitionCount::new(count).map_err(|invalid| {
         let (topic, detail) = (&url.topic, invalid.detail());
-        StoreError::unusable(STORE, format!("topic {topic} has {count} partitions: their number {detail}, and never changes"))
+        StoreError::unusable(
+            STORE,
+            format!("topic {topic} has {count} partitions: their number {detail}, and never changes"),
+        )
     })?;
     let cluster = consumer.client().fetch_cluster_id(REQUEST_MAX);
     let cluster = cluster.ok_or_else(|| StoreError::unavailable(STORE, "the cluster does not tell its id"))?;
@@ -70,7 +75,9 @@ pub async fn create(url: &KafkaUrl, partitions: PartitionCount, replication: u16
     let made = admin.create_topics(&topics, &options).await.map_err(|_| no_broker(url))?;
     for outcome in made {
         outcome.map_err(|(topic, code)| match code {
-            RDKafkaErrorCode::TopicAlreadyExists => StoreError::unusable(STORE, format!("there is a topic {topic} already")),
+            RDKafkaErrorCode::TopicAlreadyExists => {
+                StoreError::unusable(STORE, format!("there is a topic {topic} already"))
+            }
             RDKafkaErrorCode::InvalidReplicationFactor => {
                 StoreError::unusable(STORE, format!("there are fewer than {replication} brokers: set --replication"))
             }
@@ -86,7 +93,8 @@ pub async fn check(url: &KafkaUrl) -> Result<Vec<String>, StoreError> {
         let url = url.clone();
         super::blocking(move || {
             look(&url, REQUEST_MAX)?;
-            let metadata = consumer(&url)?.fetch_metadata(Some(&url.topic), REQUEST_MAX).map_err(|e| unavailable(&e))?;
+            let metadata =
+                consumer(&url)?.fetch_metadata(Some(&url.topic), REQUEST_MAX).map_err(|e| unavailable(&e))?;
             let partitions = metadata.topics().iter().flat_map(rdkafka::metadata::MetadataTopic::partitions);
             Ok(partitions.map(|partition| partition.replicas().len()).min().unwrap_or(0))
         })
@@ -94,7 +102,10 @@ pub async fn check(url: &KafkaUrl) -> Result<Vec<String>, StoreError> {
     };
     let mut found = Vec::new();
     if replicas < 3 {
-        found.push(format!("{} has {replicas} replica(s): the loss of a broker's disk loses likes; 3 are advised", url.topic));
+        found.push(format!(
+            "{} has {replicas} replica(s): the loss of a broker's disk loses likes; 3 are advised",
+            url.topic
+        ));
     }
     let dead = url.dead_topic();
     for (name, bytes) in [(&url.topic, RECORD_BYTES_MAX), (&dead, DEAD_LETTER_BYTES_MAX)] {
@@ -111,7 +122,11 @@ pub async fn check(url: &KafkaUrl) -> Result<Vec<String>, StoreError> {
         };
         expect("cleanup.policy", value("cleanup.policy") == "delete", "and must be delete: compaction loses likes");
         expect("retention.ms", value("retention.ms") == "-1", "and must be -1: Kafka deletes likes after that time");
-        expect("retention.bytes", value("retention.bytes") == "-1", "and must be -1: Kafka deletes likes past that size");
+        expect(
+            "retention.bytes",
+            value("retention.bytes") == "-1",
+            "and must be -1: Kafka deletes likes past that size",
+        );
         let unclean = value("unclean.leader.election.enable");
         expect("unclean.leader.election.enable", unclean == "false", "and must be false: it loses acknowledged likes");
         let stamps = value("message.timestamp.type");

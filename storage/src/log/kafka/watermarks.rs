@@ -51,7 +51,8 @@ impl Watermarks {
         heard.ask(&consumer, &url.topic, count)?;
         let heard = Arc::new(Mutex::new(heard));
         let stopped = Arc::new(AtomicBool::new(false));
-        let (asking, kept, topic, stop) = (Arc::clone(&consumer), Arc::clone(&heard), url.topic.clone(), Arc::clone(&stopped));
+        let (asking, kept, topic, stop) =
+            (Arc::clone(&consumer), Arc::clone(&heard), url.topic.clone(), Arc::clone(&stopped));
         let ask = move || {
             while !stop.load(Ordering::Relaxed) {
                 thread::sleep(ASK_EVERY);

@@ -14,7 +14,8 @@ const VERSION: i64 = 1;
 
 /// The statements of each version for a server with `shards`.
 fn migrations(shards: &Shards) -> Migrator {
-    let held: Vec<String> = (0..SHARDS).filter(|shard| shards.contains(*shard)).map(|shard| format!("{shard:02}")).collect();
+    let held: Vec<String> =
+        (0..SHARDS).filter(|shard| shards.contains(*shard)).map(|shard| format!("{shard:02}")).collect();
     let (first, last) = shards.bounds();
     let mut tables = sql::MYSQL_RECORDS.to_owned();
     tables.extend(held.iter().map(|shard| sql::MYSQL_SHARD.replace("{shard}", shard)));
@@ -64,7 +65,8 @@ pub(super) async fn check(connection: &mut MySqlConnection, shards: &Shards) -> 
     match version {
         Some(VERSION) => {}
         Some(newer) if newer > VERSION => {
-            let reason = format!("its tables are of version {newer}, this program knows {VERSION}: use a newer program");
+            let reason =
+                format!("its tables are of version {newer}, this program knows {VERSION}: use a newer program");
             return Err(StoreError::unusable(STORE, reason));
         }
         _ => return Err(StoreError::unusable(STORE, "its tables are older than this program: run likewise migrate")),

@@ -44,7 +44,9 @@ impl Flavour {
             }
             Self::MariaDb => {
                 let values = vec![format!("({key})"); count].join(", ");
-                format!("WITH k ({names}) AS (VALUES {values}) SELECT {columns} FROM k STRAIGHT_JOIN {table} AS t ON {on}")
+                format!(
+                    "WITH k ({names}) AS (VALUES {values}) SELECT {columns} FROM k STRAIGHT_JOIN {table} AS t ON {on}"
+                )
             }
         }
     }

@@ -1,0 +1,569 @@
+//! Faults of real servers and processes, one test each: what must hold while they last, and after.
+//!
+//! `LIKEWISE_TEST_REPEATS` sets how often the repeated ones are repeated (3 if it is not set).
+
+use std::{
+    collections::BTreeSet,
+    env,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use likewise_testkit::{
+    Service,
+    audit::{self, checkpoints, ends},
+    load::{History, Load},
+    rig::{Own, Rig},
+    wait_until,
+};
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer},
+    message::{Header, OwnedHeaders},
+    producer::{BaseProducer, BaseRecord, Producer},
+};
+use serde_json::{Value, json};
+
+const BINARY: &str = env!("CARGO_BIN_EXE_likewise");
+/// A bound of the product is waited for three times as long; what was seen is printed.
+const PATIENCE: u32 = 3;
+
+fn repeats() -> usize {
+    env::var("LIKEWISE_TEST_REPEATS").map_or(3, |text| text.parse().expect("LIKEWISE_TEST_REPEATS is a number"))
+}
+
+fn load(commands: usize) -> Load {
+    Load { commands, clients: 16, users: 1000, contents: 100, seed: 11 }
+}
+
+/// Likes every content of the first 48 once more and waits until all of that is projected: every partition moved.
+async fn every_partition_moves(rig: &Rig, api: &Service, user: u64) -> Duration {
+    let started = Instant::now();
+    for chunk in (1..=48).collect::<Vec<i64>>().chunks(16) {
+        let like = |content: &i64| json!({ "requestId": uuid::Uuid::now_v7().to_string(), "userId": user, "contentType": "post", "contentId": content, "liked": true });
+        let commands: Vec<Value> = chunk.iter().map(like).collect();
+        let answer = api.post("/v1/likes/batch", &json!({ "commands": commands }));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let is_accepted = |result: &Value| result["status"] == "accepted" || result["status"] == 202;
+        let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
+        assert!(results.len() == 16 && results.iter().all(is_accepted), "{}", answer.text);
+    }
+    let _waited = audit::quiesce(&rig.places(), Duration::from_secs(60)).await;
+    started.elapsed()
+}
+
+fn producer(rig: &Rig) -> BaseProducer {
+    let brokers = rig.places().kafka;
+    ClientConfig::new()
+        .set("bootstrap.servers", brokers)
+        .set("message.max.bytes", "2000000")
+        .create()
+        .expect("a producer")
+}
+
+/// Key, value and `ce_type`.
+type Raw<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, Option<&'a str>);
+
+/// Puts records into a partition as they are.
+fn produce(rig: &Rig, partition: i32, records: &[Raw<'_>]) {
+    let producer = producer(rig);
+    for (key, value, kind) in records {
+        let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&rig.name).partition(partition);
+        if let Some(key) = key {
+            record = record.key(key);
+        }
+        if let Some(value) = value {
+            record = record.payload(value);
+        }
+        if let Some(kind) = kind {
+            record = record.headers(OwnedHeaders::new().insert(Header { key: "ce_type", value: Some(*kind) }));
+        }
+        producer.send(record).map_err(|(error, _)| error).expect("taken");
+    }
+    producer.flush(Duration::from_secs(30)).expect("written");
+}
+
+fn event(id: &str, user: &str, content: i64) -> Vec<u8> {
+    json!({ "requestId": id, "userId": user, "contentType": "post", "contentId": content.to_string(), "liked": true,
+            "receivedAt": "2026-11-23T10:00:00.120Z" })
+    .to_string()
+    .into_bytes()
+}
+
+/// Killed and stopped projectors: their partitions move, and what a stopped one still wants to write is refused.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn partitions_of_a_dead_or_stopped_projector_move_to_others() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let api = rig.role("command-api", "command");
+    let mut projectors = vec![rig.projector("a"), rig.projector("b")];
+    println!("all partitions move {:?} after the start", every_partition_moves(&rig, &api, 1).await);
+    projectors.remove(0).kill();
+    let took = every_partition_moves(&rig, &api, 2).await;
+    println!("a projector's death is made good within {took:?} (10 s)");
+    assert!(took < Duration::from_secs(10) * PATIENCE, "{took:?}");
+    projectors.push(rig.projector("a"));
+    for round in 0..repeats() {
+        let history = History::default();
+        every_partition_moves(&rig, &api, 10 + round as u64).await;
+        projectors[round % 2].signal("STOP");
+        let took = every_partition_moves(&rig, &api, 100 + round as u64).await;
+        println!("a stopped projector's partitions move within {took:?} (15 s)");
+        assert!(took < Duration::from_secs(15) * PATIENCE, "{took:?}");
+        projectors[round % 2].signal("CONT");
+        load(1600).run(std::slice::from_ref(&api), &history);
+        rig.audit(&history).await;
+    }
+}
+
+/// Projectors come and go under load: nothing is lost, nothing counts twice, nothing stalls for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn joining_and_leaving_stalls_nothing_for_long() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let api = rig.role("command-api", "command");
+    let base = rig.role("projector", "base");
+    every_partition_moves(&rig, &api, 1).await;
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    let mut worst = Duration::ZERO;
+    let records = rig.places().records;
+    let runtime = tokio::runtime::Handle::current();
+    thread::scope(|scope| {
+        let (api, history, over) = (&api, &history, &over);
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                load(1600).run(std::slice::from_ref(api), history);
+            }
+        });
+        let watching = scope.spawn(|| {
+            // The longest time in which the sum of what is applied stood still.
+            let (mut sum, mut since, mut worst) = (0, Instant::now(), Duration::ZERO);
+            while !over.load(Ordering::Relaxed) {
+                let now: i64 = runtime.block_on(checkpoints(&records)).values().sum();
+                worst = worst.max(since.elapsed());
+                if now != sum {
+                    (sum, since) = (now, Instant::now());
+                }
+                thread::sleep(Duration::from_millis(20));
+            }
+            worst
+        });
+        for round in 0..repeats() * 2 {
+            let joined = rig.role("projector", &format!("joined-{round}"));
+            joined.wait_ready();
+            joined.signal(if round % 2 == 0 { "TERM" } else { "KILL" });
+            let _ended = joined.wait();
+        }
+        over.store(true, Ordering::Relaxed);
+        worst = watching.join().expect("watched");
+    });
+    println!("the longest stall was {worst:?} (15 s)");
+    assert!(worst < Duration::from_secs(15) * PATIENCE);
+    rig.audit(&history).await;
+    drop(base);
+}
+
+/// The broker is killed, again and again, and stopped: nothing acknowledged is lost, and nobody waits past the deadline.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_dies_or_stops_loses_nothing_and_holds_nobody_up() {
+    let mut rig = Rig::start(BINARY, Own { kafka: true, ..Own::default() }).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (api, history, over) = (&api, &history, &over);
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                load(1600).run(std::slice::from_ref(api), history);
+            }
+        });
+        for _ in 0..repeats() {
+            let before = history.accepted();
+            wait_until("commands to be accepted", Duration::from_secs(60), || history.accepted() > before + 200);
+            rig.kafka().kill();
+            rig.kafka().start();
+            let before = history.accepted();
+            let limit = Duration::from_secs(5) * PATIENCE;
+            let took = wait_until("commands to be accepted again", limit, || history.accepted() > before);
+            println!("commands are accepted {took:?} after the broker is up (5 s)");
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    rig.kafka().signal("STOP");
+    let mut slowest = Duration::ZERO;
+    for user in 1..=20 {
+        let started = Instant::now();
+        let answer = api.send("PUT", &format!("/v1/contents/post/7/like?viewer={user}"), &[], None);
+        slowest = slowest.max(started.elapsed());
+        assert_eq!(answer.status, 503, "{}", answer.text);
+        assert!(!answer.header("Retry-After").is_empty());
+    }
+    let last = Instant::now();
+    let answer = api.send("PUT", "/v1/contents/post/7/like?viewer=99", &[], None);
+    println!("with a stopped broker a command is refused within {slowest:?} (1.5 s), in the end {:?}", last.elapsed());
+    assert_eq!((answer.status, &answer.json()["outcome"]), (503, &"rejected".into()), "nothing is tried in vain");
+    assert!(slowest < Duration::from_millis(1500) * PATIENCE);
+    let read = api.get("/livez");
+    assert_eq!(read.status, 200);
+    rig.kafka().signal("CONT");
+    wait_until("commands to be accepted", Duration::from_secs(15), || {
+        api.send("PUT", "/v1/contents/post/7/like?viewer=100", &[], None).status < 300
+    });
+    rig.audit(&history).await;
+    drop(projector);
+}
+
+/// A command API that is killed or asked to stop under load: what it acknowledged is in the log, once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_api_that_dies_or_stops_loses_nothing_it_acknowledged() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (projector, stays) = (rig.projector("a"), rig.role("command-api", "stays"));
+    let history = History::default();
+    for round in 0..repeats() {
+        let ends = rig.role("command-api", &format!("ends-{round}"));
+        let signal = if round % 2 == 0 { "TERM" } else { "KILL" };
+        let services = [ends, rig.role("command-api", &format!("beside-{round}"))];
+        thread::scope(|scope| {
+            let sending = scope.spawn(|| load(3200).run(&services, &history));
+            let before = history.done();
+            wait_until("commands to go through", Duration::from_secs(60), || history.done() > before + 800);
+            services[0].signal(signal);
+            let id = services[0].id();
+            let took = wait_until("the process to end", Duration::from_secs(10) * PATIENCE, || !is_running(id));
+            println!("after {signal} the process ends within {took:?} (10 s)");
+            sending.join().expect("what it was asked meanwhile is asked of the other one");
+        });
+    }
+    let found = rig.audit(&history).await;
+    println!("{} accepted, {} events", history.accepted(), found.events);
+    drop((projector, stays));
+}
+
+/// A process that has ended and was not waited for yet is a zombie.
+fn is_running(id: u32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+    state.rsplit_once(')').is_some_and(|(_, rest)| !rest.trim_start().starts_with('Z'))
+}
+
+/// Records that are no events neither block nor vanish; the others are projected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn poison_is_buried_and_what_becomes_valid_is_replayed() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let (id, ours) = ("0192f0c1-0000-7000-8000-000000000001", Some("LikeToggled.v1"));
+    let (good, large) = (event(id, "7", 3), vec![b'x'; 1_000_000]);
+    let (negative, elsewhere) = (event(id, "-7", 3), event(id, "7", 4));
+    let poison: [Raw<'_>; 9] = [
+        (Some(id.as_bytes()), Some(b"not json"), ours),
+        (Some(id.as_bytes()), Some(b"[1,2,true]"), ours),
+        (Some(id.as_bytes()), None, ours),
+        (None, Some(&good), ours),
+        (Some(b"another key"), Some(&good), ours),
+        (Some(id.as_bytes()), Some(&good), Some("SomethingElse.v1")),
+        (Some(id.as_bytes()), Some(&good), None),
+        (Some(id.as_bytes()), Some(&large), ours),
+        (Some(id.as_bytes()), Some(&negative), ours),
+    ];
+    produce(&rig, 3, &poison);
+    // An event of content 4 belongs to partition 4.
+    produce(&rig, 3, &[(Some(id.as_bytes()), Some(&elsewhere), ours)]);
+    let took = audit::quiesce(&rig.places(), Duration::from_secs(30)).await;
+    println!("the partition has passed the poison after {took:?}");
+    every_partition_moves(&rig, &api, 2).await;
+    let letters = audit::read_topic(&rig.places().kafka, &format!("{}.dead", rig.name));
+    assert_eq!(letters.len(), poison.len() + 1, "every one is buried, once");
+    let listed = rig.settings("operator").output(&["dead-letters", "list"]);
+    let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert_eq!(text.lines().count(), letters.len(), "{text}");
+    assert!(text.contains("3/") && text.contains("belongs to partition 4"), "{text}");
+    let shown = rig.settings("operator").output(&["dead-letters", "show", "0"]);
+    assert!(String::from_utf8_lossy(&shown.stdout).contains("__dlq.errors.message"));
+    let replayed = rig.settings("operator").output(&["dead-letters", "replay"]);
+    let text = String::from_utf8_lossy(&replayed.stdout).into_owned();
+    assert!(text.contains("1 appended, 9 left"), "{text}{}", String::from_utf8_lossy(&replayed.stderr));
+    let _waited = audit::quiesce(&rig.places(), Duration::from_secs(30)).await;
+    let likes = api.send("PUT", "/v1/contents/post/4/like?viewer=8", &[("Prefer", "wait=5")], None).json();
+    assert_eq!(likes["count"], 4, "two likes of before, the replayed one, and this: {likes}");
+    drop(projector);
+}
+
+/// An unknown major version stops its partition and says so; the others go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_major_version_halts_its_partition_alone() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let id = "0192f0c1-0000-7000-8000-000000000001";
+    produce(&rig, 5, &[(Some(id.as_bytes()), Some(b"{}"), Some("LikeToggled.v2"))]);
+    wait_until("the halt", Duration::from_secs(30), || {
+        let ready = projector.get("/readyz");
+        ready.status == 503 && ready.text.contains("partition 5 is halted")
+    });
+    let answer = api.send("PUT", "/v1/contents/post/6/like?viewer=9", &[("Prefer", "wait=5")], None);
+    assert_eq!(answer.status, 200, "partition 6 goes on: {}", answer.text);
+    let answer = api.send("PUT", "/v1/contents/post/5/like?viewer=9", &[], None);
+    assert_eq!(answer.status, 202, "partition 5 keeps what comes: {}", answer.text);
+    projector.signal("TERM");
+    let (status, _, log) = projector.wait();
+    assert!(status.success() && log.contains("major version 2"), "{log}");
+}
+
+/// The group's offsets are for lag tools: wherever they are set, projecting goes on at the checkpoint.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_groups_offsets_mean_nothing_and_copies_of_the_log_have_no_effect() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let api = rig.role("command-api", "command");
+    let projector = rig.role("projector", "a");
+    let history = History::default();
+    load(1600).run(std::slice::from_ref(&api), &history);
+    rig.audit(&history).await;
+    let digest = || {
+        let output = rig.settings("operator").output(&["digest", "--json"]);
+        serde_json::from_slice::<Value>(&output.stdout).expect("a digest")["sha256"].clone()
+    };
+    let before = digest();
+    projector.signal("TERM");
+    let _ended = projector.wait();
+
+    let places = rig.places();
+    let group: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &places.kafka)
+        .set("group.id", &rig.name)
+        .create()
+        .expect("a consumer");
+    let mut back = rdkafka::TopicPartitionList::new();
+    let mut ahead = rdkafka::TopicPartitionList::new();
+    for (partition, end) in ends(&places.kafka, &rig.name) {
+        back.add_partition_offset(&rig.name, partition, rdkafka::Offset::Offset(0)).expect("a place");
+        ahead.add_partition_offset(&rig.name, partition, rdkafka::Offset::Offset(end + 1000)).expect("a place");
+    }
+    let committed = group.committed_offsets(back.clone(), Duration::from_secs(10)).expect("offsets");
+    let known =
+        committed.elements().iter().filter(|place| matches!(place.offset(), rdkafka::Offset::Offset(_))).count();
+    assert!(known > 0, "lag tools see how far the group is");
+    for offsets in [back, ahead] {
+        group.commit(&offsets, CommitMode::Sync).expect("committed");
+        let projector = rig.role("projector", "a");
+        every_partition_moves(&rig, &api, if digest() == before { 501 } else { 502 }).await;
+        projector.signal("TERM");
+        let _ended = projector.wait();
+    }
+    let projector = rig.role("projector", "a");
+    rig.audit(&history).await;
+    let before = digest();
+    // The whole log once more, as a mirror that runs twice would.
+    let producer = producer(&rig);
+    let copies = audit::read_topic(&places.kafka, &rig.name);
+    for copy in &copies {
+        let value = copy.value.to_string();
+        let headers = OwnedHeaders::new().insert(Header { key: "ce_type", value: Some("LikeToggled.v1") });
+        let record =
+            BaseRecord::to(&rig.name).partition(copy.partition).key(&copy.key).payload(&value).headers(headers);
+        producer.send(record).map_err(|(error, _)| error).expect("taken");
+    }
+    producer.flush(Duration::from_secs(30)).expect("written");
+    let found = rig.audit(&history).await;
+    assert_eq!(found.events, 2 * copies.len());
+    assert_eq!(digest(), before, "copies are duplicates");
+    drop(projector);
+}
+
+fn admin(rig: &Rig) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", rig.places().kafka).create().expect("an admin client")
+}
+
+/// Another log under the same name, longer than the one before, is noticed and not projected.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_log_that_was_lost_and_has_grown_again_halts_and_is_never_guessed_at() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let api = rig.role("command-api", "command");
+    let projector = rig.role("projector", "a");
+    every_partition_moves(&rig, &api, 1).await;
+    for service in [api, projector] {
+        service.signal("TERM");
+        let _ended = service.wait();
+    }
+    let (admin, options) = (admin(&rig), AdminOptions::new());
+    let topic = NewTopic::new(&rig.name, 16, TopicReplication::Fixed(1));
+    admin.delete_topics(&[&rig.name], &options).await.expect("deleted");
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        let made = admin.create_topics([&topic], &options).await.expect("answered");
+        if made.iter().all(Result::is_ok) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the topic is not made again: {made:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    wait_until("the new topic", Duration::from_secs(30), || {
+        rig.settings("operator").output(&["topic", "check"]).stdout.starts_with(rig.name.as_bytes())
+    });
+    let projector = rig.role("projector", "a");
+    let halted = || projector.get("/readyz").text.contains("is halted");
+    wait_until("a halt, since the checkpoint is beyond the log's end", Duration::from_secs(30), halted);
+    projector.signal("TERM");
+    let _ended = projector.wait();
+    // Longer than before, in every partition.
+    for partition in 0..16 {
+        for user in 1..=9 {
+            let id = format!("0192f0c1-0000-7000-8000-{:012}", partition * 100 + user);
+            let value = event(&id, &user.to_string(), i64::from(partition) + 16);
+            produce(&rig, partition, &[(Some(id.as_bytes()), Some(&value), Some("LikeToggled.v1"))]);
+        }
+    }
+    let before = checkpoints(&rig.places().records).await;
+    let projector = rig.role("projector", "a");
+    let halted = || projector.get("/readyz").text.contains("is halted");
+    wait_until("a halt, since another record is at the mark", Duration::from_secs(30), halted);
+    assert_eq!(checkpoints(&rig.places().records).await, before, "a halted owner moves nothing");
+    projector.signal("TERM");
+    let (_, _, log) = projector.wait();
+    assert!(log.contains("another log?"), "{log}");
+}
+
+/// A topic whose partitions were added to is refused, with a sentence.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_number_of_partitions_is_refused() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let api = rig.role("command-api", "command");
+    let projector = rig.role("projector", "a");
+    every_partition_moves(&rig, &api, 1).await;
+    drop((api, projector));
+    let admin = admin(&rig);
+    admin.create_partitions([&NewPartitions::new(&rig.name, 17)], &AdminOptions::new()).await.expect("added");
+    let refused =
+        rig.settings("x").output(&["command-api", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]);
+    let text = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && text.contains("has 17 partitions"), "{text}");
+    admin.create_partitions([&NewPartitions::new(&rig.name, 32)], &AdminOptions::new()).await.expect("added");
+    let projector = rig.role("projector", "b");
+    wait_until("a halt", Duration::from_secs(30), || projector.get("/readyz").text.contains("is halted"));
+    projector.signal("TERM");
+    let (_, _, log) = projector.wait();
+    assert!(log.contains("was made from a log of 16 partitions"), "{log}");
+}
+
+/// Redis is emptied, killed and full while it is read: no answer is a wrong number that is not marked.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_is_emptied_killed_or_full_never_makes_a_wrong_answer() {
+    let mut rig = Rig::start(BINARY, Own { redis: true, ..Own::default() }).await;
+    let (api, query, projector) =
+        (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
+    // Likes only ever grow here: a number is wrong if it is below what the position asked for shows, or above what was
+    // ever sent.
+    let contents: Vec<String> = (1..=10).map(|content| format!("content=post:{content}")).collect();
+    let feed = format!("/v1/likes?{}", contents.join("&"));
+    let sent = AtomicU64::new(0);
+    let like = |user: u64| {
+        sent.store(user, Ordering::SeqCst);
+        let positions: Vec<String> = (1..=10)
+            .map(|content| {
+                let path = format!("/v1/contents/post/{content}/like?viewer={user}");
+                let answer = api.send("PUT", &path, &[("Prefer", "wait=5")], None);
+                assert!(answer.status == 200 || answer.status == 202, "{}", answer.text);
+                format!("&after={}", answer.json()["position"].as_str().unwrap_or_default())
+            })
+            .collect();
+        (user, positions.concat())
+    };
+    let known = Mutex::new(like(1));
+    let _waited = audit::quiesce(&rig.places(), Duration::from_secs(60)).await;
+    let (over, wrong) = (AtomicBool::new(false), Mutex::new(Vec::new()));
+    let mut read = 0;
+    thread::scope(|scope| {
+        let (query, over, wrong, known, feed, sent) = (&query, &over, &wrong, &known, &feed, &sent);
+        let reading = scope.spawn(move || {
+            let mut read = 0;
+            while !over.load(Ordering::Relaxed) {
+                let (least, after) = known.lock().expect("not poisoned").clone();
+                let answer = query.get(&format!("{feed}{after}"));
+                if answer.status != 200 {
+                    continue;
+                }
+                for item in answer.json()["items"].as_array().cloned().unwrap_or_default() {
+                    read += 1;
+                    let most = sent.load(Ordering::SeqCst);
+                    if item["stale"] != true
+                        && !item["count"].as_u64().is_some_and(|count| (least..=most).contains(&count))
+                    {
+                        wrong.lock().expect("not poisoned").push(format!("{item}, not {least} to {most}"));
+                    }
+                }
+            }
+            read
+        });
+        let mut user = 1;
+        for fault in 0..4 * repeats() {
+            match fault % 4 {
+                0 => {
+                    let () = redis::cmd("FLUSHALL").query(&mut rig.redis_connection()).expect("flushed");
+                }
+                1 => {
+                    rig.redis().kill();
+                    rig.redis().start();
+                }
+                2 => {
+                    let mut redis = rig.redis_connection();
+                    let set = |redis: &mut redis::Connection, bytes: &str| {
+                        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(redis).expect("set");
+                    };
+                    set(&mut redis, "1");
+                    *known.lock().expect("not poisoned") = like(user + 1);
+                    user += 1;
+                    set(&mut redis, "0");
+                }
+                _ => {
+                    // A key of a wrong type, and scripts that the server has forgotten.
+                    let mut redis = rig.redis_connection();
+                    let keys: Vec<String> = redis::cmd("KEYS").arg("like:count:*").query(&mut redis).expect("keys");
+                    for key in keys {
+                        let () = redis::cmd("SET").arg(key).arg("x").query(&mut redis).expect("set");
+                    }
+                    let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut redis).expect("flushed");
+                }
+            }
+            *known.lock().expect("not poisoned") = like(user + 1);
+            user += 1;
+        }
+        over.store(true, Ordering::Relaxed);
+        read = reading.join().expect("read");
+    });
+    let wrong = wrong.into_inner().expect("not poisoned");
+    println!("{read} numbers read, {} wrong and not marked", wrong.len());
+    assert_eq!(wrong.iter().take(3).collect::<BTreeSet<_>>(), BTreeSet::new());
+    assert!(read > 100);
+    let found = rig.audit(&History::default()).await;
+    println!("{} cached entries compared", found.cached);
+    drop(projector);
+}
+
+/// MySQL is killed under load, again and again: rows and checkpoint move together.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_server_that_dies_under_load_loses_and_doubles_nothing() {
+    let mut rig = Rig::start(BINARY, Own { mysql: true, ..Own::default() }).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (api, history, over) = (&api, &history, &over);
+        scope.spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                load(1600).run(std::slice::from_ref(api), history);
+            }
+        });
+        for _ in 0..repeats() {
+            let before = history.accepted();
+            wait_until("commands to be accepted", Duration::from_secs(60), || history.accepted() > before + 400);
+            rig.mysql().kill();
+            rig.mysql().start();
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    rig.audit(&history).await;
+    drop(projector);
+}
