@@ -46,6 +46,10 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records: Vec<String>,
+    /// Copies of the record servers that may lag, for reads; repeated as --records is [default: none]
+    #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    records_replica: Vec<String>,
     /// Counters, requests and token buckets: memory://, redis://HOST:PORT or redis+cluster://HOST:PORT,…
     /// [default: memory://]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
@@ -87,6 +91,7 @@ struct Raw {
     data_dir: String,
     log: Option<String>,
     records: Option<Urls>,
+    records_replica: Option<Urls>,
     counters: String,
     partitions: Option<u32>,
     instance_id: Option<String>,
@@ -104,6 +109,15 @@ enum Urls {
     Several(Vec<String>),
 }
 
+impl From<Urls> for Vec<String> {
+    fn from(urls: Urls) -> Self {
+        match urls {
+            Urls::One(url) => vec![url],
+            Urls::Several(urls) => urls,
+        }
+    }
+}
+
 impl Default for Raw {
     fn default() -> Self {
         Self {
@@ -112,6 +126,7 @@ impl Default for Raw {
             data_dir: "likewise-data".into(),
             log: None,
             records: None,
+            records_replica: None,
             counters: "memory://".into(),
             partitions: None,
             instance_id: None,
@@ -131,6 +146,7 @@ pub(crate) struct Settings {
     pub(crate) data_dir: PathBuf,
     pub(crate) log: String,
     pub(crate) records: Vec<String>,
+    pub(crate) records_replica: Vec<String>,
     pub(crate) counters: String,
     /// None: as the log has, or 16 for a new one.
     pub(crate) partitions: Option<PartitionCount>,
@@ -257,10 +273,10 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
         log: raw.log.unwrap_or_else(|| embedded("log.db")),
         // Two files: each has a writer of its own, so that folding is not held to one processor.
         records: match raw.records {
-            Some(Urls::One(url)) => vec![url],
-            Some(Urls::Several(urls)) => urls,
+            Some(urls) => urls.into(),
             None => ["0-7", "8-15"].map(|shards| embedded(&format!("records-{shards}.db?shards={shards}"))).into(),
         },
+        records_replica: raw.records_replica.map(Into::into).unwrap_or_default(),
         counters: raw.counters,
         partitions,
         instance_id: raw.instance_id,
@@ -283,6 +299,10 @@ impl Loaded {
             ("data_dir", path(&settings.data_dir)),
             ("log", format!("{:?}", without_password(&settings.log))),
             ("records", format!("{:?}", settings.records.iter().map(|url| without_password(url)).collect::<Vec<_>>())),
+            (
+                "records_replica",
+                format!("{:?}", settings.records_replica.iter().map(|url| without_password(url)).collect::<Vec<_>>()),
+            ),
             ("counters", format!("{:?}", without_password(&settings.counters))),
             ("partitions", settings.partitions.unwrap_or_default().get().to_string()),
             ("instance_id", format!("{:?}", settings.instance_id.as_deref().unwrap_or_default())),

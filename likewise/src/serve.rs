@@ -76,6 +76,7 @@ impl Roles {
 struct Stores {
     log: Arc<dyn EventLog>,
     records: Arc<dyn RecordStore>,
+    replica: Option<Arc<dyn RecordStore>>,
     counters: Arc<dyn CounterStore>,
     requests: Arc<dyn RequestStore>,
     clock: Clock,
@@ -92,8 +93,12 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     let clock = Clock::system();
     let log = wiring::writable_log(&settings.log, settings.partitions).await?;
     let records = wiring::writable_records(&settings.records).await?;
+    let replica = match &settings.records_replica[..] {
+        [] => None,
+        urls => Some(wiring::readable_records(urls).await?),
+    };
     let (counters, requests) = wiring::counters(&settings.counters, &clock).await?;
-    let stores = Stores { log, records, counters, requests, clock };
+    let stores = Stores { log, records, replica, counters, requests, clock };
     let secret = if roles.queries { Some(read_secret(&settings.secret_file)?) } else { None };
     let (listener, address) = bind("listen", settings.listen)?;
     let (admin_listener, admin_address) = bind("admin_listen", settings.admin_listen)?;
@@ -170,6 +175,7 @@ impl Stores {
         let ports = likewise_query_api::Ports {
             counters: Arc::clone(&self.counters),
             records: Arc::clone(&self.records),
+            replica: self.replica.clone(),
             partitions: self.log.partitions(),
             clock: self.clock.clone(),
         };
@@ -432,7 +438,7 @@ mod tests {
         let log = wiring::writable_log(&url("log.db"), None).await.unwrap();
         let records = wiring::writable_records(&[url("records.db")]).await.unwrap();
         let (counters, requests) = wiring::counters("memory://", &clock).await.unwrap();
-        let stores = Stores { log, records, counters, requests, clock };
+        let stores = Stores { log, records, replica: None, counters, requests, clock };
         let secret = Secret::new(vec![1; 32]).ok().unwrap();
         let mut routes = Routes::default();
         let health: Health = Arc::new(|| Ok(()));

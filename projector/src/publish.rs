@@ -180,7 +180,11 @@ impl Task {
         };
         let target = version_of(checkpoint.next_offset);
         self.writer = Writer(rand::random());
+        let remembered = self.position;
         self.position = self.ports.counters.take_over(self.scope, self.writer, target, self.news).await?;
+        if planted::on(Bug::RepublishFromMemory) && self.position < remembered.min(target) {
+            self.move_to(remembered.min(target), Vec::new(), Vec::new(), true).await?;
+        }
         if self.position > target {
             return Err(self.renew_generation(&checkpoint).await);
         }

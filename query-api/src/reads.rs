@@ -7,7 +7,8 @@ use futures::future::{join_all, try_join};
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, Timestamp, UserId};
 use likewise_storage::{
     Clock, CounterStore, RecordStore, Scopes, StoreError,
-    counters::{Answer, Ask, COUNT_LIFE, CachedCount, Fill, Lease, LeaseKey, Scope, Status, version_of},
+    counters::{Answer, Ask, COUNT_LIFE, CachedCount, Fill, Lease, LeaseKey, Scope, Status, Version, version_of},
+    planted::{self, Bug},
     records::{Checkpoint, Claim, Liked, Liker, Snapshot},
 };
 use metrics::counter;
@@ -27,6 +28,8 @@ pub struct Ports {
     pub counters: Arc<dyn CounterStore>,
     /// The truth that can be queried.
     pub records: Arc<dyn RecordStore>,
+    /// A copy of it that may lag, for lists and for what is not put into the cache.
+    pub replica: Option<Arc<dyn RecordStore>>,
     /// How many partitions the log has.
     pub partitions: likewise_schema::PartitionCount,
     /// Its clock.
@@ -91,6 +94,21 @@ struct Said {
     count: i64,
     liked: Option<bool>,
     claim: Claim,
+}
+
+/// What one snapshot of the records says of a content.
+struct Seen {
+    scope: Scope,
+    content: Content,
+    count: CachedCount,
+    /// The viewer's; none without a viewer.
+    status: Option<Status>,
+    claim: Claim,
+}
+
+/// The version under which a snapshot's values are installed.
+fn filled_version(next_offset: Offset) -> Version {
+    version_of(next_offset) + i64::from(planted::on(Bug::FillVersionOffByOne))
 }
 
 impl Reads {
@@ -235,58 +253,95 @@ impl Reads {
         found: &mut BTreeMap<Content, Said>,
     ) -> Result<(), ReadError> {
         let leases = self.lease(missing, viewer).await;
-        let contents: Vec<Content> = missing.iter().flat_map(|(_, contents)| contents.iter().copied()).collect();
-        let pairs = |user| contents.iter().map(|content| Pair { content: *content, user }).collect::<Vec<_>>();
-        let rows = async {
-            match viewer {
-                Some(user) => Ok(Some(self.ports.records.rows(&pairs(user)).await?)),
-                None => Ok(None),
-            }
+        if let Some(replica) = self.ports.replica.as_ref().filter(|_| leases.is_empty())
+            && let Ok(seen) = self.see(&**replica, missing, viewer).await
+            && seen.iter().all(|seen| after.is_reached_by(&seen.claim) && !self.is_old(&seen.claim))
+        {
+            seen.iter().for_each(|seen| self.keep(seen, after, found));
+            return Ok(());
+        }
+        let store = match &self.ports.replica {
+            Some(replica) if planted::on(Bug::ReplicaFills) => replica,
+            _ => &self.ports.records,
         };
-        let (counts, rows) = try_join(self.ports.records.counts(&contents), rows).await?;
+        let seen = self.see(&**store, missing, viewer).await?;
         let mut fills = Vec::new();
-        let mut index = 0;
-        for (scope, contents) in missing {
-            let Some(counted) = checkpoint_of(&counts.checkpoints, scope.partition) else { return Err(ReadError) };
-            let seen = match &rows {
-                Some(rows) => checkpoint_of(&rows.checkpoints, scope.partition).ok_or(ReadError)?,
-                None => counted,
-            };
-            let mut statuses = Vec::new();
-            for content in contents {
-                let count = counts.value[index].map_or(0, |count| count.count);
-                let row = rows.as_ref().and_then(|rows| rows.value[index].as_ref());
-                let status = Status {
-                    liked: row.is_some_and(|row| !row.is_canceled),
-                    at: row.map(|row| row.updated_at),
-                    version: version_of(seen.next_offset),
-                };
-                // Of two snapshots the one that reflects less is what both reflect.
-                let claim = if seen.next_offset < counted.next_offset { seen.claim() } else { counted.claim() };
-                let said = Said { count, liked: viewer.map(|_| status.liked), claim };
-                // What the cache said and is asked for again here was not good.
-                let is_good = after.is_reached_by(&claim) && !self.is_old(&claim);
-                let is_further = |known: &Said| known.claim.next_offset <= claim.next_offset;
-                if is_good || found.get(content).is_none_or(is_further) {
-                    found.insert(*content, said);
-                }
-                if let Some(lease) = leases.get(&(*scope, LeaseKey::Count(*content))) {
-                    let cached = CachedCount { count, version: version_of(counted.next_offset) };
-                    fills.push((*scope, *lease, Fill::Count(*content, cached, jittered(COUNT_LIFE))));
-                }
-                statuses.push((*content, status));
-                index += 1;
+        let mut statuses: BTreeMap<Scope, Vec<(Content, Status)>> = BTreeMap::new();
+        for seen in &seen {
+            self.keep(seen, after, found);
+            if let Some(lease) = leases.get(&(seen.scope, LeaseKey::Count(seen.content))) {
+                fills.push((seen.scope, *lease, Fill::Count(seen.content, seen.count, jittered(COUNT_LIFE))));
             }
+            statuses.entry(seen.scope).or_default().extend(seen.status.map(|status| (seen.content, status)));
+        }
+        for (scope, statuses) in statuses {
             if let Some(user) = viewer
-                && let Some(lease) = leases.get(&(*scope, LeaseKey::Statuses(user)))
+                && let Some(lease) = leases.get(&(scope, LeaseKey::Statuses(user)))
             {
-                fills.push((*scope, *lease, Fill::Statuses(user, statuses)));
+                fills.push((scope, *lease, Fill::Statuses(user, statuses)));
             }
         }
         // A refused or failed fill leaves the entry missing: the next reader tries again.
         let fill = |(scope, lease, fill)| self.ports.counters.fill(scope, lease, fill);
         let _outcomes = join_all(fills.into_iter().map(fill)).await;
         Ok(())
+    }
+
+    /// What a record store says of contents, and of the viewer's likes of them.
+    async fn see(
+        &self,
+        store: &dyn RecordStore,
+        missing: &[(Scope, Vec<Content>)],
+        viewer: Option<UserId>,
+    ) -> Result<Vec<Seen>, ReadError> {
+        let contents: Vec<Content> = missing.iter().flat_map(|(_, contents)| contents.iter().copied()).collect();
+        let pairs = |user| contents.iter().map(|content| Pair { content: *content, user }).collect::<Vec<_>>();
+        let rows = async {
+            match viewer {
+                Some(user) => Ok(Some(store.rows(&pairs(user)).await?)),
+                None => Ok(None),
+            }
+        };
+        let (counts, rows) = try_join(store.counts(&contents), rows).await?;
+        let mut all = Vec::with_capacity(contents.len());
+        for (scope, contents) in missing {
+            let counted = checkpoint_of(&counts.checkpoints, scope.partition).ok_or(ReadError)?;
+            let judged = match &rows {
+                Some(rows) => checkpoint_of(&rows.checkpoints, scope.partition).ok_or(ReadError)?,
+                None => counted,
+            };
+            for content in contents {
+                let index = all.len();
+                let count = CachedCount {
+                    count: counts.value[index].map_or(0, |count| count.count),
+                    version: filled_version(counted.next_offset),
+                };
+                let status = rows.as_ref().map(|rows| {
+                    let row = rows.value[index].as_ref();
+                    Status {
+                        liked: row.is_some_and(|row| !row.is_canceled),
+                        at: row.map(|row| row.updated_at),
+                        version: filled_version(judged.next_offset),
+                    }
+                });
+                // Of two snapshots the one that reflects less is what both reflect.
+                let claim = if judged.next_offset < counted.next_offset { judged.claim() } else { counted.claim() };
+                all.push(Seen { scope: *scope, content: *content, count, status, claim });
+            }
+        }
+        Ok(all)
+    }
+
+    /// Keeps what was seen, unless something better is known.
+    fn keep(&self, seen: &Seen, after: &After, found: &mut BTreeMap<Content, Said>) {
+        let claim = seen.claim;
+        let said = Said { count: seen.count.count, liked: seen.status.map(|status| status.liked), claim };
+        // What the cache said and is asked for again here was not good.
+        let is_good = after.is_reached_by(&claim) && !self.is_old(&claim);
+        let is_further = |known: &Said| known.claim.next_offset <= claim.next_offset;
+        if is_good || found.get(&seen.content).is_none_or(is_further) {
+            found.insert(seen.content, said);
+        }
     }
 
     /// Leases are taken before the records are read: what changes in between drops them.
@@ -316,7 +371,7 @@ impl Reads {
         after: &After,
     ) -> Result<(Vec<Liker>, Option<Timestamp>), ReadError> {
         let partition = self.ports.partitions.partition_of(&content);
-        let read = || async { self.ports.records.likers(content, last, limit).await };
+        let read = async |store: &dyn RecordStore| store.likers(content, last, limit).await;
         self.page(read, |claim| claim.partition == partition, after).await
     }
 
@@ -329,20 +384,32 @@ impl Reads {
         limit: usize,
         after: &After,
     ) -> Result<(Vec<Liked>, Option<Timestamp>), ReadError> {
-        let read = || async { self.ports.records.likes_of(user, content_type, last, limit).await };
+        let read = async |store: &dyn RecordStore| store.likes_of(user, content_type, last, limit).await;
         self.page(read, |_| true, after).await
     }
 
-    async fn page<T, R: Future<Output = Result<Snapshot<Vec<T>>, StoreError>>>(
+    /// Asks the replica, if there is one, then the primary, until one has reached what was asked for.
+    async fn page<T>(
         &self,
-        read: impl Fn() -> R,
+        read: impl AsyncFn(&dyn RecordStore) -> Result<Snapshot<Vec<T>>, StoreError>,
         is_part: impl Fn(&Claim) -> bool,
         after: &After,
     ) -> Result<(Vec<T>, Option<Timestamp>), ReadError> {
+        let claims_of = |snapshot: &Snapshot<Vec<T>>| -> Vec<Claim> {
+            snapshot.checkpoints.iter().map(Checkpoint::claim).filter(&is_part).collect()
+        };
+        if let Some(replica) = &self.ports.replica
+            && let Ok(snapshot) = read(&**replica).await
+        {
+            let claims = claims_of(&snapshot);
+            if !claims.is_empty() && claims.iter().all(|claim| self.as_of(claim, after).is_none()) {
+                return Ok((snapshot.value, None));
+            }
+        }
         let deadline = Instant::now() + after.wait;
         loop {
-            let snapshot = read().await?;
-            let claims: Vec<Claim> = snapshot.checkpoints.iter().map(Checkpoint::claim).filter(&is_part).collect();
+            let snapshot = read(&*self.ports.records).await?;
+            let claims = claims_of(&snapshot);
             if claims.is_empty() {
                 return Err(ReadError);
             }

@@ -20,7 +20,7 @@ const STORE: &str = "the simulated records";
 #[derive(Default)]
 pub struct SimRecords(Mutex<Tables>);
 
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Tables {
     rows: BTreeMap<Pair, LikeRecord>,
     counts: BTreeMap<Content, Count>,
@@ -40,6 +40,12 @@ impl Tables {
 }
 
 impl SimRecords {
+    /// Becomes what `primary` is now, as a replica that catches up does.
+    pub fn follow(&self, primary: &SimRecords) {
+        let now = primary.0.lock().clone();
+        *self.0.lock() = now;
+    }
+
     /// All rows, by pair.
     pub fn all_rows(&self) -> BTreeMap<Pair, LikeRecord> {
         self.0.lock().rows.clone()

@@ -67,6 +67,8 @@ struct Servers {
     clock: Clock,
     log: Arc<SimLog>,
     records: Arc<SimRecords>,
+    /// Behind, until it follows.
+    replica: Arc<SimRecords>,
     counters: Arc<MemoryCounters>,
     requests: Mutex<Arc<MemoryRequests>>,
     partitions: Vec<Partition>,
@@ -100,6 +102,7 @@ impl Servers {
         Reads::new(QueryPorts {
             counters: Faulty::new(process, &self.counters),
             records: Faulty::new(process, &self.records),
+            replica: Some(Faulty::new(process, &self.replica)),
             partitions: PartitionCount::DEFAULT,
             clock: self.clock.clone(),
         })
@@ -150,6 +153,7 @@ async fn simulate(seed: u64) -> Result<Report, String> {
     let servers = Arc::new(Servers {
         log: Arc::new(SimLog::new("simulated")),
         records: Arc::new(SimRecords::default()),
+        replica: Arc::new(SimRecords::default()),
         counters: Arc::new(MemoryCounters::new(clock.clone())),
         requests: Mutex::new(Arc::new(MemoryRequests::new(clock.clone()))),
         world: Arc::clone(&world),
@@ -196,12 +200,19 @@ async fn storm(servers: &Arc<Servers>, notes: &Shared) {
     for _ in 0..2 {
         actors.spawn(reader(Arc::clone(servers), Arc::clone(notes)));
     }
+    let mut copy = servers.counters.copy();
     let end = Instant::now() + STORM;
     let mut projectors = vec![servers.projector(1 + servers.world.below(20) as usize)];
     let world = Arc::clone(&servers.world);
     while Instant::now() < end {
         sleep(Duration::from_millis(world.below(4_000))).await;
         world.count_fault();
+        if world.chance(500) {
+            servers.replica.follow(&servers.records);
+        }
+        if world.chance(300) {
+            copy = servers.counters.copy();
+        }
         match world.below(100) {
             // Kill and start again.
             0..25 => {
@@ -221,8 +232,10 @@ async fn storm(servers: &Arc<Servers>, notes: &Shared) {
             45..65 => projectors.iter().for_each(|running| running.switch.resume()),
             // Two owners at once.
             65..70 => projectors.push(servers.projector(1 + world.below(20) as usize)),
-            70..85 => servers.counters.evict(&post(POSTS[world.below(3) as usize])),
-            85..92 => servers.counters.flush(),
+            70..78 => servers.counters.fail_over(&copy),
+            78..80 => servers.counters.forget_progress(),
+            80..87 => servers.counters.evict(&post(POSTS[world.below(3) as usize])),
+            87..92 => servers.counters.flush(),
             // A command API is killed: what it had in hand is gone, and with it what it remembered.
             _ => {
                 let (process, _never_stopped) = Process::new(&servers.world);
@@ -457,6 +470,7 @@ async fn rebuild_equals(servers: &Servers) -> Result<(), String> {
         clock: servers.clock.clone(),
         log: Arc::clone(&servers.log),
         records: Arc::new(SimRecords::default()),
+        replica: Arc::new(SimRecords::default()),
         counters: Arc::new(MemoryCounters::new(servers.clock.clone())),
         requests: Mutex::new(Arc::new(MemoryRequests::new(servers.clock.clone()))),
         partitions: servers.partitions.clone(),

@@ -3,6 +3,7 @@
 //! It is never the truth. A missing entry means unknown, never 0.
 
 mod memory;
+#[cfg(feature = "servers")]
 mod redis;
 
 use std::time::Duration;
@@ -10,7 +11,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use likewise_schema::{Content, Offset, Partition, Timestamp, UserId};
 
-pub use self::{memory::MemoryCounters, redis::RedisCounters};
+pub use self::memory::{CountersCopy, MemoryCounters};
+#[cfg(feature = "servers")]
+pub use self::redis::RedisCounters;
 use crate::{
     StoreError,
     records::{Checkpoint, Claim, Generation},

@@ -2,6 +2,7 @@
 
 mod batch;
 mod headers;
+#[cfg(feature = "servers")]
 mod kafka;
 mod leb128;
 mod membership;
@@ -13,11 +14,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 use likewise_schema::{Headers, Offset, Partition, PartitionCount, Timestamp};
 
+#[cfg(feature = "servers")]
+pub use self::kafka::{
+    KafkaLog, KafkaUrl,
+    topic::{check as check_topic, create as create_topic},
+};
 pub use self::{
-    kafka::{
-        KafkaLog, KafkaUrl,
-        topic::{check as check_topic, create as create_topic},
-    },
     membership::{Membership, Report},
     sqlite::SqliteLog,
 };

@@ -24,11 +24,31 @@ pub enum Bug {
     KeepRowsAfterUnknownCommit,
     /// A refused publish is ignored.
     RefusedPublishIgnored,
+    /// A fill is installed without its lease.
+    FillWithoutLease,
+    /// A publish drops the lease only of entries that are there.
+    LeaseKeptWhereKeyAbsent,
+    /// A fill is installed under the version after its snapshot's.
+    FillVersionOffByOne,
+    /// A reader reads the entries first, and progress after them.
+    ValueBeforeProgress,
+    /// A publish is taken from whoever sends it, wherever progress stands.
+    PublishWithoutCompare,
+    /// A publisher goes on from where it remembers to have been, whatever progress says.
+    RepublishFromMemory,
+    /// A takeover reads progress in one step and writes it in another.
+    TakeoverInTwoSteps,
+    /// A takeover moves the position to the checkpoint before what was missed is published.
+    PositionBeforeRepublish,
+    /// Entries below the floor are given to readers.
+    FloorIgnored,
+    /// What a replica says is put into the cache.
+    ReplicaFills,
 }
 
 impl Bug {
     /// Every bug.
-    pub const ALL: [Bug; 10] = [
+    pub const ALL: [Bug; 20] = [
         Bug::Flip,
         Bug::CheckpointBeforeRows,
         Bug::NoFence,
@@ -39,6 +59,16 @@ impl Bug {
         Bug::FloorByTimeOnly,
         Bug::KeepRowsAfterUnknownCommit,
         Bug::RefusedPublishIgnored,
+        Bug::FillWithoutLease,
+        Bug::LeaseKeptWhereKeyAbsent,
+        Bug::FillVersionOffByOne,
+        Bug::ValueBeforeProgress,
+        Bug::PublishWithoutCompare,
+        Bug::RepublishFromMemory,
+        Bug::TakeoverInTwoSteps,
+        Bug::PositionBeforeRepublish,
+        Bug::FloorIgnored,
+        Bug::ReplicaFills,
     ];
 }
 

@@ -1,6 +1,7 @@
 //! The record store: one row per pair, one count per content, one checkpoint per partition.
 
 mod digest;
+#[cfg(feature = "servers")]
 mod mysql;
 mod spread;
 mod sqlite;
@@ -10,9 +11,10 @@ use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCo
 
 use tokio::sync::mpsc;
 
+#[cfg(feature = "servers")]
+pub use self::mysql::MysqlRecords;
 pub use self::{
     digest::DigestBuilder,
-    mysql::MysqlRecords,
     spread::{Shards, SpreadRecords},
     sqlite::SqliteRecords,
 };

@@ -1,6 +1,7 @@
 //! The request store: commands in flight, their answers, and token buckets. A courtesy: exactness never depends on it.
 
 mod memory;
+#[cfg(feature = "servers")]
 mod redis;
 
 use std::{net::IpAddr, time::Duration};
@@ -8,7 +9,9 @@ use std::{net::IpAddr, time::Duration};
 use async_trait::async_trait;
 use likewise_schema::{Content, Pair, Position, RequestId, UserId};
 
-pub use self::{memory::MemoryRequests, redis::RedisRequests};
+pub use self::memory::MemoryRequests;
+#[cfg(feature = "servers")]
+pub use self::redis::RedisRequests;
 use crate::StoreError;
 
 /// How long a command counts as in flight unless it is answered.

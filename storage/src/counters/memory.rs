@@ -42,7 +42,7 @@ pub struct MemoryCounters {
     scopes: RwLock<HashMap<Scope, Arc<Mutex<Entries>>>>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entries {
     progress: Option<Progress>,
     counts: LruCache<Content, Living<CachedCount>>,
@@ -51,6 +51,10 @@ struct Entries {
     /// Wakes those who wait for progress.
     moved: Arc<Notify>,
 }
+
+/// What the store held at one moment.
+#[derive(Debug)]
+pub struct CountersCopy(HashMap<Scope, Entries>);
 
 #[derive(Clone, Debug)]
 struct Living<T> {
@@ -88,11 +92,15 @@ impl Entries {
 
     fn publish(&mut self, publish: Publish, now: i64) -> Outcome {
         let Some(progress) = self.progress else { return Outcome::Refused };
-        if progress.writer != publish.writer || progress.position != publish.from {
+        let is_expected = progress.writer == publish.writer && progress.position == publish.from;
+        let is_pretended = planted::on(Bug::PositionBeforeRepublish) && publish.recovering;
+        if !is_expected && !is_pretended && !planted::on(Bug::PublishWithoutCompare) {
             return Outcome::Refused;
         }
         for (content, fresh) in publish.counts {
-            self.leases.pop(&LeaseKey::Count(content));
+            if self.counts.contains(&content) || !planted::on(Bug::LeaseKeptWhereKeyAbsent) {
+                self.leases.pop(&LeaseKey::Count(content));
+            }
             match self.counts.peek_mut(&content) {
                 Some(entry) if entry.value.version < fresh.version => entry.value = fresh,
                 Some(_) => {}
@@ -104,7 +112,9 @@ impl Entries {
             }
         }
         for (user, content, fresh) in publish.statuses {
-            self.leases.pop(&LeaseKey::Statuses(user));
+            if self.users.contains(&user) || !planted::on(Bug::LeaseKeptWhereKeyAbsent) {
+                self.leases.pop(&LeaseKey::Statuses(user));
+            }
             let known = self.users.peek_mut(&user).and_then(|statuses| statuses.value.get_mut(&content));
             if let Some(status) = known.filter(|status| status.version < fresh.version) {
                 *status = fresh;
@@ -122,7 +132,8 @@ impl Entries {
             (None, Some(given_up)) => (checkpoint, checkpoint.max(given_up.floor)),
             (None, None) => (checkpoint, checkpoint),
         };
-        self.move_to(Progress { writer, position, floor, recovering: true, news });
+        let stored = if planted::on(Bug::PositionBeforeRepublish) { checkpoint } else { position };
+        self.move_to(Progress { writer, position: stored, floor, recovering: true, news });
         position
     }
 
@@ -131,7 +142,7 @@ impl Entries {
             let statuses = viewer.map_or(0, |_| contents.len());
             return Answer { progress: None, counts: vec![None; contents.len()], statuses: vec![None; statuses] };
         };
-        let floor = progress.floor;
+        let floor = if planted::on(Bug::FloorIgnored) { Version::MIN } else { progress.floor };
         let mut count = |content| {
             let entry = self.counts.get(content)?.at(now).copied();
             entry.filter(|cached| cached.version >= floor)
@@ -158,6 +169,7 @@ impl Entries {
     fn fill(&mut self, lease: Lease, fill: Fill, now: i64) -> Outcome {
         let key = fill.lease_key();
         let held = self.leases.peek(&key).and_then(|held| held.at(now)) == Some(&lease.token);
+        let held = held || planted::on(Bug::FillWithoutLease);
         if !held || fill.version() < lease.position {
             return Outcome::Refused;
         }
@@ -222,6 +234,27 @@ impl MemoryCounters {
         }
     }
 
+    /// Forgets how far the entries reflect their partitions, as the eviction of one key does.
+    pub fn forget_progress(&self) {
+        self.scopes.read().values().for_each(|entries| entries.lock().progress = None);
+    }
+
+    /// A copy of everything, as a replica has it.
+    pub fn copy(&self) -> CountersCopy {
+        let copy = |(scope, entries): (&Scope, &Arc<Mutex<Entries>>)| (*scope, entries.lock().clone());
+        CountersCopy(self.scopes.read().iter().map(copy).collect())
+    }
+
+    /// Goes on from a copy, as after a failover to a replica that was behind.
+    pub fn fail_over(&self, copy: &CountersCopy) {
+        for (scope, entries) in self.scopes.read().iter() {
+            let mut entries = entries.lock();
+            let moved = Arc::clone(&entries.moved);
+            let before = copy.0.get(scope).cloned().unwrap_or_else(Entries::new);
+            *entries = Entries { moved, ..before };
+        }
+    }
+
     fn entries(&self, scope: Scope) -> Arc<Mutex<Entries>> {
         if let Some(entries) = self.scopes.read().get(&scope) {
             return Arc::clone(entries);
@@ -244,7 +277,14 @@ impl CounterStore for MemoryCounters {
         checkpoint: Version,
         news: News,
     ) -> Result<Version, StoreError> {
-        Ok(self.entries(scope).lock().take_over(writer, checkpoint, news))
+        let entries = self.entries(scope);
+        if planted::on(Bug::TakeoverInTwoSteps) {
+            let read = entries.lock().progress;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            entries.lock().progress = read;
+        }
+        let position = entries.lock().take_over(writer, checkpoint, news);
+        Ok(position)
     }
 
     async fn progress(&self, scope: Scope) -> Result<Option<Progress>, StoreError> {
@@ -253,7 +293,15 @@ impl CounterStore for MemoryCounters {
 
     async fn read(&self, asks: &[Ask], viewer: Option<UserId>) -> Result<Vec<Answer>, StoreError> {
         let now = self.clock.micros();
-        Ok(asks.iter().map(|ask| self.entries(ask.scope).lock().read(&ask.contents, viewer, now)).collect())
+        let read = |ask: &Ask| self.entries(ask.scope).lock().read(&ask.contents, viewer, now);
+        let mut answers: Vec<Answer> = asks.iter().map(read).collect();
+        if planted::on(Bug::ValueBeforeProgress) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            for (ask, answer) in asks.iter().zip(&mut answers) {
+                answer.progress = self.entries(ask.scope).lock().progress;
+            }
+        }
+        Ok(answers)
     }
 
     async fn lease(&self, scope: Scope, key: LeaseKey) -> Result<Option<Lease>, StoreError> {

@@ -21,7 +21,7 @@ impl fmt::Debug for Membership {
 
 impl Membership {
     /// A membership that `leave` ends.
-    pub(super) fn new(
+    pub fn new(
         partitions: watch::Receiver<BTreeSet<Partition>>,
         ended: watch::Receiver<Option<String>>,
         report: Report,
@@ -76,7 +76,8 @@ impl Drop for Membership {
 pub struct Report(Option<mpsc::Sender<(Partition, Offset)>>);
 
 impl Report {
-    pub(super) fn to(sender: mpsc::Sender<(Partition, Offset)>) -> Self {
+    /// Sends what owners say to `sender`.
+    pub fn to(sender: mpsc::Sender<(Partition, Offset)>) -> Self {
         Self(Some(sender))
     }
 
