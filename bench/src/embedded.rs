@@ -15,6 +15,7 @@ use tokio::time::{Instant, sleep};
 use crate::{
     disk,
     load::{self, Connection, Outcome, Pace, Plan, quantiles},
+    median,
     peers::Kind,
     process::Server,
 };
@@ -107,11 +108,6 @@ async fn peaks(options: &Options, dir: &Path) -> Result<f64> {
         }
     }
     Ok(bare_rate)
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// The whole service with rows that are there, at rising loads.

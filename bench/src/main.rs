@@ -13,6 +13,7 @@ mod embedded;
 mod load;
 mod peers;
 mod process;
+mod projection;
 
 use std::path::PathBuf;
 
@@ -35,6 +36,8 @@ enum Command {
         #[command(flatten)]
         options: embedded::Options,
     },
+    /// Projection into MySQL and MariaDB beside raw multi-row upserts and one upsert per event.
+    Projection(projection::Options),
     /// Sends likes of new pairs to a service that runs, and prints what came of it.
     Load(load::Options),
     /// A server that another benchmark is compared with.
@@ -48,10 +51,17 @@ enum Command {
     },
 }
 
+/// The middle one; of an even number the upper of the two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
 fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     match Cli::parse().command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
+        Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::Load(options) => runtime.block_on(load::print(&options)),
         Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
     }

@@ -20,6 +20,9 @@ enum What {
         /// Copies of each partition; 3 or more also ask that two have an event before it is acknowledged.
         #[arg(long, value_name = "N", default_value = "1")]
         replication: u16,
+        /// Succeed if the topics are there already, and change nothing.
+        #[arg(long)]
+        if_missing: bool,
     },
     /// Say which settings of the topics endanger data. Exits with 1 if there are any.
     Check,
@@ -28,7 +31,11 @@ enum What {
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
     let url = KafkaUrl::parse(&settings.log)?;
     match options.what {
-        What::Create { replication } => {
+        What::Create { replication, if_missing } => {
+            if if_missing && let Ok(findings) = check_topic(&url).await {
+                println!("the topics are there; {} of their settings endanger data", findings.len());
+                return Ok(());
+            }
             let partitions: PartitionCount = settings.partitions.unwrap_or_default();
             create_topic(&url, partitions, replication).await?;
             println!("made the log with {} partitions, and {} for dead letters", partitions.get(), url.dead_topic());

@@ -2,10 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
+use likewise_schema::Offset;
 use likewise_storage::{
-    CounterStore, RedisTimeouts, RequestStore, conformance, counters::RedisCounters, requests::RedisRequests,
+    CounterStore, RedisTimeouts, RequestStore,
+    conformance::{self, at, partition, post},
+    counters::{Ask, COUNT_LIFE, CachedCount, Fill, LeaseKey, News, Outcome, Publish, RedisCounters, Scope, Writer},
+    records::Generation,
+    requests::RedisRequests,
 };
-use likewise_testkit::servers;
+use likewise_testkit::servers::{self, Server};
 use redis::{Commands, Connection};
 
 /// A test waits for an answer as long as it takes.
@@ -69,4 +74,95 @@ async fn redis_conforms() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_redis_cluster_conforms() {
     conforms(&servers::redis_cluster()).await;
+}
+
+/// Settings, and one partition of them that is owned: writer 1 stands at 10, and post 1 has 5 likes.
+async fn owned(server: &Server) -> (Arc<RedisCounters>, Scope) {
+    let store = Arc::new(RedisCounters::new(&servers::redis_url(server), PATIENT).expect("a URL"));
+    let scope = Scope { generation: Generation(7), partition: partition(1) };
+    let position = store.take_over(scope, Writer(1), 10, news()).await.expect("taken over");
+    assert_eq!(position, 10);
+    fill(&store, scope, 5, 10).await;
+    (store, scope)
+}
+
+fn news() -> News {
+    News { log_end: Offset::ZERO, next_event_at: None, heard_at: at(1) }
+}
+
+async fn fill(store: &RedisCounters, scope: Scope, count: i64, version: i64) {
+    let lease = store.lease(scope, LeaseKey::Count(post(1))).await.expect("answered").expect("leased");
+    let fill = Fill::Count(post(1), CachedCount { count, version }, COUNT_LIFE);
+    assert_eq!(store.fill(scope, lease, fill).await.expect("answered"), Outcome::Done);
+}
+
+fn publish(from: i64, count: i64) -> Publish {
+    let counts = vec![(post(1), CachedCount { count, version: from + 1 })];
+    Publish { writer: Writer(1), from, to: from + 1, counts, statuses: vec![], news: news(), recovering: false }
+}
+
+async fn count(store: &RedisCounters, scope: Scope) -> Option<i64> {
+    let answers = store.read(&[Ask { scope, contents: vec![post(1)] }], None).await.expect("read");
+    answers[0].counts[0].map(|cached| cached.count)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_server_refuses_a_publish_as_a_whole() {
+    let server = servers::start_redis(&["--maxmemory-policy", "noeviction"]);
+    let (store, scope) = owned(&server).await;
+    let mut node = nodes(&servers::redis_url(&server)).remove(0);
+    let mut limit = |bytes: &str| {
+        let () = redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg(bytes).query(&mut node).unwrap();
+    };
+    limit("1");
+    store.publish(scope, publish(10, 6)).await.expect_err("no memory");
+    assert_eq!(count(&store, scope).await, Some(5), "nothing was changed");
+    assert_eq!(store.progress(scope).await.unwrap().map(|progress| progress.position), Some(10));
+    limit("0");
+    assert_eq!(store.publish(scope, publish(10, 6)).await.unwrap(), Outcome::Done);
+    assert_eq!(count(&store, scope).await, Some(6));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_a_wrong_type_count_as_missing_and_are_made_anew() {
+    let server = servers::start_redis(&[]);
+    let (store, scope) = owned(&server).await;
+    let mut node = nodes(&servers::redis_url(&server)).remove(0);
+    let keys: Vec<String> = node.keys("like:count:*").unwrap();
+    let spoil = |node: &mut Connection, key: &str| {
+        let () = redis::cmd("SET").arg(key).arg("x").query(node).unwrap();
+    };
+    spoil(&mut node, &keys[0]);
+    assert_eq!(count(&store, scope).await, None);
+    assert_eq!(store.publish(scope, publish(10, 6)).await.unwrap(), Outcome::Done, "it is deleted");
+    fill(&store, scope, 6, 11).await;
+    assert_eq!(count(&store, scope).await, Some(6));
+    spoil(&mut node, &keys[0]);
+    fill(&store, scope, 6, 11).await;
+    assert_eq!(count(&store, scope).await, Some(6));
+    let progress: Vec<String> = node.keys("like:progress:*").unwrap();
+    spoil(&mut node, &progress[0]);
+    assert_eq!(store.progress(scope).await.unwrap(), None, "entries without progress have no claim");
+    assert_eq!(count(&store, scope).await, None);
+    assert_eq!(store.take_over(scope, Writer(1), 11, news()).await.unwrap(), 11);
+    assert_eq!(count(&store, scope).await, Some(6), "what is at the floor is still good");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn forgotten_scripts_and_a_restart_are_recovered_from_by_themselves() {
+    let mut server = servers::start_redis(&[]);
+    let (store, scope) = owned(&server).await;
+    let mut node = nodes(&servers::redis_url(&server)).remove(0);
+    let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut node).unwrap();
+    assert_eq!(store.publish(scope, publish(10, 6)).await.unwrap(), Outcome::Done);
+    server.kill();
+    store.progress(scope).await.expect_err("it is away");
+    server.start();
+    let started = std::time::Instant::now();
+    while store.progress(scope).await.is_err() {
+        assert!(started.elapsed() < Duration::from_secs(30), "it is not found again");
+    }
+    println!("answered {:?} after it was back (1 s)", started.elapsed());
+    assert_eq!(count(&store, scope).await, None, "it came back empty: unknown, not 0");
+    assert_eq!(store.publish(scope, publish(11, 7)).await.unwrap(), Outcome::Refused);
 }
