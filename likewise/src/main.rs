@@ -20,7 +20,7 @@ mod tail;
 mod topic;
 mod wiring;
 
-use std::process::ExitCode;
+use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 
@@ -76,6 +76,9 @@ impl<E: std::fmt::Display> From<E> for Failure {
     }
 }
 
+/// How long blocking work may go on after a command has ended.
+const LEAVE_MAX: Duration = Duration::from_secs(2);
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -90,7 +93,7 @@ fn main() -> ExitCode {
 fn run(cli: Cli) -> Result<(), Failure> {
     let loaded = config::load(&cli.flags)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    match cli.command.unwrap_or(Command::Serve) {
+    let outcome = match cli.command.unwrap_or(Command::Serve) {
         Command::Serve => runtime.block_on(serve::run(&loaded.settings, Roles::ALL)),
         Command::Commands => runtime.block_on(serve::run(&loaded.settings, Roles::COMMANDS)),
         Command::Projector => runtime.block_on(serve::run(&loaded.settings, Roles::PROJECTOR)),
@@ -102,5 +105,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Tail(options) => runtime.block_on(tail::run(&loaded.settings, &options)),
         Command::Replay(options) => runtime.block_on(replay::run(&loaded.settings, &options)),
         Command::Digest(options) => runtime.block_on(digest::run(&loaded.settings, &options)),
-    }
+    };
+    // What still blocks a thread then, such as leaving a group whose broker is silent, is left to end with the process.
+    runtime.shutdown_timeout(LEAVE_MAX);
+    outcome
 }

@@ -102,6 +102,8 @@ struct Tenure {
     publisher: Publisher,
     /// How long the next read waits: not at all at first, so that a new tenure says at once what it heard.
     wait: Duration,
+    /// When it last knew that nothing waits: no event that waits unseen came before.
+    caught_up_at: Timestamp,
     /// A gap in the offsets was read once, from here.
     gap_at: Option<Offset>,
 }
@@ -204,6 +206,7 @@ impl Owner {
             rows: LruCache::new(NonZeroUsize::new(self.limits.rows_remembered).unwrap_or(NonZeroUsize::MIN)),
             publisher,
             wait: Duration::ZERO,
+            caught_up_at: checkpoint.heard_at,
             gap_at: None,
         })
     }
@@ -264,12 +267,18 @@ impl Owner {
         let Some(mut judged) = judged else { return Ok(()) };
         for letter in std::mem::take(&mut judged.letters) {
             self.ports.log.bury(letter).await?;
+            self.status.step(self.partition);
             self.meters.dead.increment(1);
         }
         // The time of the next event; where the read ended before it, that of the last one read, which is no later.
         let beyond = slice.records.iter().find(|record| record.offset >= judged.next_offset).or(slice.records.last());
         let is_behind = slice.bounds.end > judged.next_offset;
-        let next_event_at = beyond.filter(|_| is_behind).map(|record| record.timestamp);
+        if !is_behind {
+            tenure.caught_up_at = heard_at;
+        }
+        // An event that is there and was not given came after the last moment when nothing waited.
+        let waits_since = beyond.map_or(tenure.caught_up_at, |record| record.timestamp);
+        let next_event_at = is_behind.then_some(waits_since);
         let news = News { log_end: slice.bounds.end, next_event_at, heard_at };
         let halt = judged.halt.take();
         self.commit(tenure, judged, news).await?;

@@ -4,7 +4,7 @@ if redis.call('GET', KEYS[2]) ~= ARGV[1] then return 0 end
 local known = redis.pcall('HGET', KEYS[1], 'v')
 if type(known) == 'table' then
     redis.call('DEL', KEYS[1])
-elseif known and tonumber(known) > tonumber(ARGV[3]) then
+elseif known and (tonumber(known) or -2) > tonumber(ARGV[3]) then
     redis.call('DEL', KEYS[2])
     return 0
 end

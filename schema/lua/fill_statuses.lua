@@ -9,7 +9,7 @@ if type(known) == 'table' or known + (#ARGV - 3) / 3 > tonumber(ARGV[3]) then
 end
 for argument = 4, #ARGV, 3 do
     local there = redis.call('HGET', KEYS[1], ARGV[argument])
-    if not there or tonumber(string.match(there, '%-?%d+$')) <= tonumber(ARGV[argument + 2]) then
+    if not there or (tonumber(string.match(there, '%-?%d+$') or '') or -2) <= tonumber(ARGV[argument + 2]) then
         redis.call('HSET', KEYS[1], ARGV[argument], ARGV[argument + 1])
     end
 end

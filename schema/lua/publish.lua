@@ -2,6 +2,8 @@
 -- KEYS: progress; a key and a lease for each count; a key and a lease for each status.
 -- ARGV: writer, from, to, log_end, next_event_at, heard_at, recovering, number of counts;
 --       count and version for each count; field, value and version for each status.
+-- A version that cannot be read is older than any.
+local function version(text) return tonumber(text or '') or -2 end
 local held = redis.call('HMGET', KEYS[1], 'writer', 'position')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 0 end
 -- A server without memory refuses this first write, and then nothing was changed.
@@ -12,7 +14,7 @@ for key = 2, last_count, 2 do
     local known = redis.pcall('HGET', KEYS[key], 'v')
     if type(known) == 'table' then
         redis.call('DEL', KEYS[key])
-    elseif known and tonumber(known) < tonumber(ARGV[argument + 1]) then
+    elseif known and version(known) < tonumber(ARGV[argument + 1]) then
         redis.call('HSET', KEYS[key], 'count', ARGV[argument], 'v', ARGV[argument + 1])
     end
     redis.call('DEL', KEYS[key + 1])
@@ -22,7 +24,7 @@ for key = last_count + 1, #KEYS, 2 do
     local known = redis.pcall('HGET', KEYS[key], ARGV[argument])
     if type(known) == 'table' then
         redis.call('DEL', KEYS[key])
-    elseif known and tonumber(string.match(known, '%-?%d+$')) < tonumber(ARGV[argument + 2]) then
+    elseif known and version(string.match(known, '%-?%d+$')) < tonumber(ARGV[argument + 2]) then
         redis.call('HSET', KEYS[key], ARGV[argument], ARGV[argument + 1])
     end
     redis.call('DEL', KEYS[key + 1])

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use likewise_schema::{Headers, Offset, Partition, PartitionCount, Timestamp};
+use sha2::{Digest as _, Sha256};
 
 #[cfg(feature = "servers")]
 pub use self::kafka::{
@@ -27,6 +28,10 @@ use crate::StoreError;
 
 /// Most bytes of one record's key, value and headers together.
 pub const RECORD_BYTES_MAX: usize = 1024 * 1024;
+/// What a letter's own headers take.
+const DLQ_BYTES: usize = 4096;
+/// Longest key that a mark keeps as it is.
+const MARK_KEY_BYTES_MAX: usize = 512;
 /// Most bytes of a dead letter: a record of any size that the log takes, and why it is here.
 pub const DEAD_LETTER_BYTES_MAX: usize = RECORD_BYTES_MAX + 64 * 1024;
 
@@ -70,9 +75,11 @@ pub struct Mark {
 }
 
 impl LogRecord {
-    /// The mark a checkpoint keeps of this record.
+    /// The mark a checkpoint keeps of this record. Of a key that is longer than any of ours it keeps the SHA-256.
     pub fn mark(&self) -> Mark {
-        Mark { key: self.key.clone(), timestamp: self.timestamp }
+        let short =
+            |key: &Vec<u8>| if key.len() <= MARK_KEY_BYTES_MAX { key.clone() } else { Sha256::digest(key).to_vec() };
+        Mark { key: self.key.as_ref().map(short), timestamp: self.timestamp }
     }
 }
 
@@ -191,12 +198,26 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// The letter for `record`, found in `partition`, which failed because of `message`.
     pub fn new(record: LogRecord, partition: Partition, message: &str) -> Self {
-        let mut headers = record.headers;
+        let LogRecord { mut headers, mut key, mut value, .. } = record;
+        // What no topic of ours could hold is cut; the digest says what it was.
+        let of_headers =
+            |headers: &Headers| headers.0.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+        let length = |bytes: &Option<Vec<u8>>| bytes.as_ref().map_or(0, Vec::len);
+        if of_headers(&headers) + length(&key) + length(&value) > DEAD_LETTER_BYTES_MAX - DLQ_BYTES {
+            let mut digest = Sha256::new();
+            [&key, &value].into_iter().flatten().for_each(|bytes| digest.update(bytes));
+            let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            key.iter_mut().for_each(|key| key.truncate(MARK_KEY_BYTES_MAX));
+            headers.0.retain(|(name, value)| name.len() + value.len() <= MARK_KEY_BYTES_MAX);
+            headers.0.truncate(16);
+            value.iter_mut().for_each(|value| value.truncate(RECORD_BYTES_MAX));
+            headers.push("__dlq.cut.sha256", digest);
+        }
         headers.push("__dlq.errors.topic", "likes");
         headers.push("__dlq.errors.partition", partition.to_string());
         headers.push("__dlq.errors.offset", record.offset.to_string());
         headers.push("__dlq.errors.message", message);
         headers.push("__dlq.errors.stage", "decode");
-        Self { timestamp: record.timestamp, key: record.key, value: record.value, headers }
+        Self { timestamp: record.timestamp, key, value, headers }
     }
 }

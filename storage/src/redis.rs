@@ -1,9 +1,18 @@
 //! What the Redis adapters share: a server or a cluster behind one type, with bounded waits.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
+use parking_lot::Mutex;
 use redis::{
-    Client, Cmd, FromRedisValue, Pipeline, RedisError, RedisFuture, Script, Value,
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Script,
+    ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -32,6 +41,13 @@ impl Default for RedisTimeouts {
     }
 }
 
+/// Calls in a row without an answer in time after which a connection counts as dead.
+const SILENT_MAX: u32 = 20;
+
+fn tcp_settings() -> redis::io::tcp::TcpSettings {
+    redis::io::tcp::TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(2))
+}
+
 /// Where Redis is: `redis://host:port/database`, `rediss://…` over TLS, `redis+cluster://host:port,host:port` or
 /// `rediss+cluster://…`.
 #[derive(Clone)]
@@ -53,9 +69,17 @@ impl Address {
                 let (credentials, nodes) = rest.rsplit_once('@').map_or(("", rest), |(who, nodes)| (who, nodes));
                 let at = if credentials.is_empty() { "" } else { "@" };
                 let nodes = nodes.split(',').map(|node| format!("{scheme}://{credentials}{at}{node}"));
-                Ok(Self::Cluster(Box::new(ClusterClient::new(nodes.collect::<Vec<_>>()).map_err(wrong)?)))
+                Ok(Self::Cluster(Box::new(
+                    ClusterClient::builder(nodes.collect::<Vec<_>>())
+                        .tcp_settings(tcp_settings())
+                        .build()
+                        .map_err(wrong)?,
+                )))
             }
-            _ => Ok(Self::Server(Box::new(Client::open(url).map_err(wrong)?))),
+            _ => {
+                let info = url.into_connection_info().map_err(wrong)?.set_tcp_settings(tcp_settings());
+                Ok(Self::Server(Box::new(Client::open(info).map_err(wrong)?)))
+            }
         }
     }
 
@@ -71,7 +95,9 @@ pub(crate) struct Connection {
     address: Address,
     wait: Duration,
     connect: Duration,
-    made: std::sync::Arc<tokio::sync::OnceCell<Made>>,
+    made: Arc<Mutex<Option<Made>>>,
+    /// Calls in a row that were not answered in time.
+    silent: Arc<AtomicU32>,
 }
 
 #[derive(Clone)]
@@ -120,35 +146,58 @@ pub(crate) enum Part {
 impl Connection {
     /// For answers within `wait`. Nothing is connected yet.
     pub(crate) fn new(store: &'static str, address: Address, wait: Duration, connect: Duration) -> Self {
-        Self { store, address, wait, connect, made: std::sync::Arc::default() }
+        Self { store, address, wait, connect, made: Arc::default(), silent: Arc::default() }
     }
 
-    async fn made(&self) -> Result<Made, RedisError> {
-        let make = || async {
-            match &self.address {
-                Address::Server(client) => {
-                    let config = ConnectionManagerConfig::new()
-                        .set_number_of_retries(1)
-                        .set_max_delay(Duration::from_millis(200))
-                        .set_connection_timeout(Some(self.connect))
-                        .set_response_timeout(Some(self.wait));
-                    Ok(Made::Server(ConnectionManager::new_lazy_with_config(Client::clone(client), config)?))
-                }
-                Address::Cluster(client) => {
-                    let config = redis::cluster::ClusterConfig::new()
-                        .set_connection_timeout(self.connect)
-                        .set_response_timeout(self.wait);
-                    Ok(Made::Cluster(client.get_async_connection_with_config(config).await?))
-                }
+    /// The connection, which is made in the background where there is none.
+    fn made(&self) -> Result<Made, RedisError> {
+        let mut made = self.made.lock();
+        if let Some(made) = &*made {
+            return Ok(made.clone());
+        }
+        let fresh = match &self.address {
+            Address::Server(client) => {
+                let config = ConnectionManagerConfig::new()
+                    .set_number_of_retries(1)
+                    .set_max_delay(Duration::from_millis(200))
+                    .set_connection_timeout(Some(self.connect))
+                    .set_response_timeout(Some(self.wait));
+                Made::Server(ConnectionManager::new_lazy_with_config(Client::clone(client), config)?)
+            }
+            Address::Cluster(client) => {
+                let config = redis::cluster::ClusterConfig::new()
+                    .set_connection_timeout(self.connect)
+                    .set_response_timeout(self.wait);
+                Made::Cluster(client.get_pending_async_connection_with_config(config))
             }
         };
-        self.made.get_or_try_init(make).await.cloned()
+        *made = Some(fresh.clone());
+        Ok(fresh)
     }
 
     /// Makes a call in time. An error leaves it unknown whether the call had its effect.
     async fn within<T>(&self, call: impl AsyncFnOnce(&mut Made) -> Result<T, RedisError>) -> Result<T, StoreError> {
-        let made_and_called = async { call(&mut self.made().await?).await };
-        match tokio::time::timeout(self.wait, made_and_called).await {
+        let made_and_called = async { call(&mut self.made()?).await };
+        let outcome = tokio::time::timeout(self.wait, made_and_called).await;
+        let is_silent = match &outcome {
+            Ok(Err(error)) => error.is_timeout(),
+            Err(_) => true,
+            Ok(Ok(_)) => false,
+        };
+        let silent = if is_silent { self.silent.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
+        // A server that is no longer the one to write to, one that does not know us any more, one that is gone without a
+        // word: the next call makes another connection.
+        let is_useless = outcome.as_ref().is_ok_and(|answer| {
+            let kind = answer.as_ref().err().map(RedisError::kind);
+            matches!(kind, Some(ErrorKind::Server(ServerErrorKind::ReadOnly) | ErrorKind::AuthenticationFailed))
+        });
+        if is_useless || silent >= SILENT_MAX {
+            *self.made.lock() = None;
+        }
+        if !is_silent || silent >= SILENT_MAX {
+            self.silent.store(0, Ordering::Relaxed);
+        }
+        match outcome {
             Ok(Ok(answer)) => Ok(answer),
             // The text of an error can hold an address, never a credential or a value.
             Ok(Err(error)) => Err(StoreError::unavailable(self.store, error.category())),

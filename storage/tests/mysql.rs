@@ -200,7 +200,7 @@ async fn tables_that_are_missing_or_of_other_shards_are_refused_with_a_sentence(
     assert!(refused("0-15").await.contains("holds shards 0-7"));
     let other = store("8-15").migrate().await.unwrap_err().to_string();
     assert!(other.contains("holds shards 0-7"), "{other}");
-    let secret = database.replace("root@", "nobody:secret@");
+    let secret = database.replace("root@", "nobody:secret@").replace("disabled", "required");
     let error = MysqlRecords::new(&secret, &Shards::all()).unwrap().check().await.unwrap_err().to_string();
     assert!(error.contains("user or the password") && !error.contains("secret"), "{error}");
 }

@@ -196,9 +196,11 @@ fn outcome(done: i64) -> Outcome {
 
 impl Inner {
     async fn progress(&self, scope: Scope) -> Result<Option<Progress>, StoreError> {
-        let mut read = redis::cmd("HMGET");
-        read.arg(progress_key(scope)).arg(&PROGRESS_FIELDS);
-        Ok(parse_progress(self.requests.command(&read).await?))
+        // In a pipeline a key of a wrong type is an answer, not a failure of the server.
+        let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors().cmd("HMGET").arg(progress_key(scope)).arg(&PROGRESS_FIELDS);
+        let mut values: Vec<RedisResult<Value>> = self.requests.pipeline(&pipeline).await?;
+        Ok(values.pop().and_then(Result::ok).and_then(parse_progress))
     }
 
     /// Reads progress while somebody waits for it, once for all who do.

@@ -12,6 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use likewise_schema::{Headers, Offset, Partition, PartitionCount};
+use parking_lot::RwLock;
 use rdkafka::{
     ClientConfig, ClientContext,
     config::RDKafkaLogLevel,
@@ -66,7 +67,8 @@ impl KafkaUrl {
             Some(query) => query.strip_prefix("group=").ok_or_else(wrong)?,
         };
         let has_port = |broker: &str| {
-            broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            !broker.contains('@')
+                && broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
         if !is_name(topic) || !is_name(group) || !brokers.split(',').all(has_port) {
             return Err(wrong());
@@ -87,6 +89,7 @@ impl KafkaUrl {
             .set("allow.auto.create.topics", "false")
             .set("socket.keepalive.enable", "true")
             .set("socket.connection.setup.timeout.ms", "2000")
+            .set("socket.timeout.ms", "6000")
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set_log_level(RDKafkaLogLevel::Warning);
@@ -133,7 +136,7 @@ pub struct KafkaLog {
     url: KafkaUrl,
     identity: String,
     partitions: PartitionCount,
-    producer: FutureProducer<Context>,
+    producer: RwLock<FutureProducer<Context>>,
     /// For reads that wait for records to come: it stays where it is, at the end.
     tail: Reader,
     /// For reads of what is there.
@@ -162,27 +165,30 @@ impl KafkaLog {
             let url = url.clone();
             blocking(move || topic::look(&url, CONNECT_MAX)).await?
         };
-        let producer = url
-            .client()
-            .set("acks", "all")
-            .set("enable.idempotence", "true")
-            .set("message.timeout.ms", DELIVERY_MAX.as_millis().to_string())
-            .set("request.timeout.ms", "1000")
-            .set("queue.buffering.max.ms", "1")
-            .set("queue.buffering.max.messages", WAITING_MAX)
-            .set("queue.buffering.max.kbytes", WAITING_KBYTES_MAX)
-            .set("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string())
-            .create_with_context(Context::default())
-            .map_err(|e| unavailable(&e))?;
+        let producer = RwLock::new(producer(&url)?);
         Ok(Self {
-            tail: Reader::new(&url)?,
-            look: Reader::new(&url)?,
+            tail: Reader::new(&url, reader::TAIL)?,
+            look: Reader::new(&url, reader::LOOK)?,
             watermarks: Watermarks::start(&url, seen.partitions)?,
             identity: format!("{}/{}", seen.cluster, url.topic),
             partitions: seen.partitions,
             producer,
             url,
         })
+    }
+
+    /// The producer; another one once it has failed for good, as it does when the log goes back under it.
+    fn producer(&self) -> Result<FutureProducer<Context>, StoreError> {
+        let known = self.producer.read().clone();
+        if known.client().fatal_error().is_none() {
+            return Ok(known);
+        }
+        let mut kept = self.producer.write();
+        if let Some((code, _)) = kept.client().fatal_error() {
+            tracing::warn!(%code, "the producer failed for good; another one takes its place");
+            *kept = producer(&self.url)?;
+        }
+        Ok(kept.clone())
     }
 
     async fn send(&self, topic: &str, partition: i32, record: NewRecord) -> Result<Offset, AppendError> {
@@ -204,8 +210,9 @@ impl KafkaLog {
         if let Some(value) = &record.value {
             message = message.payload(value);
         }
+        let producer = self.producer().map_err(AppendError::Rejected)?;
         let delivery =
-            self.producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
+            producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
         match delivery.await {
             Ok(Ok(delivered)) => Offset::new(delivered.offset)
                 .map_err(|_| AppendError::Unknown(StoreError::unavailable(STORE, "the broker gave no offset"))),
@@ -221,10 +228,25 @@ impl KafkaLog {
     }
 }
 
+/// A producer that waits for all in-sync replicas, and writes each record once however often it tries.
+fn producer(url: &KafkaUrl) -> Result<FutureProducer<Context>, StoreError> {
+    url.client()
+        .set("acks", "all")
+        .set("enable.idempotence", "true")
+        .set("message.timeout.ms", DELIVERY_MAX.as_millis().to_string())
+        .set("request.timeout.ms", "1000")
+        .set("queue.buffering.max.ms", "1")
+        .set("queue.buffering.max.messages", WAITING_MAX)
+        .set("queue.buffering.max.kbytes", WAITING_KBYTES_MAX)
+        .set("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string())
+        .create_with_context(Context::default())
+        .map_err(|e| unavailable(&e))
+}
+
 /// Whether a record that was not acknowledged may be in the log all the same.
 fn refused(error: &KafkaError) -> AppendError {
     use RDKafkaErrorCode as Code;
-    let certain = [Code::QueueFull, Code::MessageSizeTooLarge, Code::InvalidRecord, Code::UnknownPartition];
+    let certain = [Code::QueueFull, Code::MessageSizeTooLarge, Code::InvalidRecord];
     let reason = unavailable(error);
     match error.rdkafka_error_code() {
         Some(code) if certain.contains(&code) => AppendError::Rejected(reason),
@@ -346,7 +368,7 @@ impl EventLog for KafkaLog {
     }
 
     async fn flush(&self) -> Result<(), StoreError> {
-        let producer = self.producer.clone();
+        let producer = self.producer.read().clone();
         blocking(move || producer.flush(FLUSH_MAX).map_err(|e| unavailable(&e))).await
     }
 
@@ -358,8 +380,13 @@ impl EventLog for KafkaLog {
 /// The headers of a message; one without a value has an empty one.
 fn headers_of(headers: Option<&impl rdkafka::message::Headers>) -> Headers {
     let mut owned = Headers::default();
-    for header in headers.into_iter().flat_map(rdkafka::message::Headers::iter) {
-        owned.push(header.key.to_owned(), header.value.unwrap_or_default());
+    // The client panics on a name that is not text. Without its headers such a record is no event, and is buried.
+    let copy = || {
+        let all = headers.into_iter().flat_map(rdkafka::message::Headers::iter);
+        all.map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec())).collect::<Vec<_>>()
+    };
+    for (name, value) in std::panic::catch_unwind(std::panic::AssertUnwindSafe(copy)).unwrap_or_default() {
+        owned.push(name, value);
     }
     owned
 }

@@ -11,6 +11,8 @@ pub struct Membership {
     ended: watch::Receiver<Option<String>>,
     report: Report,
     leave: Option<Box<dyn FnOnce() + Send + Sync>>,
+    /// Never sent to; keeps a fixed membership from ending.
+    _for_ever: Option<watch::Sender<Option<String>>>,
 }
 
 impl fmt::Debug for Membership {
@@ -27,7 +29,7 @@ impl Membership {
         report: Report,
         leave: Box<dyn FnOnce() + Send + Sync>,
     ) -> Self {
-        Self { partitions, ended, report, leave: Some(leave) }
+        Self { partitions, ended, report, leave: Some(leave), _for_ever: None }
     }
 
     /// Of the only member, which owns all partitions.
@@ -38,8 +40,8 @@ impl Membership {
     /// Of a member whose partitions never change.
     pub fn fixed(partitions: BTreeSet<Partition>) -> Self {
         let (_, partitions) = watch::channel(partitions);
-        let (_, ended) = watch::channel(None);
-        Self { partitions, ended, report: Report(None), leave: None }
+        let (for_ever, ended) = watch::channel(None);
+        Self { partitions, ended, report: Report(None), leave: None, _for_ever: Some(for_ever) }
     }
 
     /// The partitions to own, as they change. They no longer change once the sender is gone.
@@ -55,10 +57,9 @@ impl Membership {
     /// Waits until this member can never own anything again, and gives the reason. For ever, if that does not happen.
     pub async fn ended(&self) -> String {
         let mut ended = self.ended.clone();
-        let reason = ended.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        match reason {
-            Some(reason) => reason,
-            None => std::future::pending().await,
+        match ended.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "the consumer group's client has ended".into(),
         }
     }
 }

@@ -7,14 +7,20 @@ mod migrate;
 mod rows;
 mod statements;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::{FutureExt, TryStreamExt, future::BoxFuture};
 use likewise_schema::{Content, ContentType, Pair, Partition, UserId};
 use parking_lot::Mutex;
 use sqlx::{
-    AssertSqlSafe, Executor, MySqlConnection, MySqlPool,
+    AssertSqlSafe, ConnectOptions, Executor, MySqlConnection, MySqlPool,
     mysql::{MySqlConnectOptions, MySqlPoolOptions},
     pool::PoolConnection,
     raw_sql,
@@ -123,6 +129,9 @@ fn describe(error: &sqlx::Error) -> StoreError {
         sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
             StoreError::unusable(STORE, "a stored value cannot be read")
         }
+        sqlx::Error::Protocol(_) | sqlx::Error::Configuration(_) => {
+            StoreError::unavailable(STORE, "it was not understood; a password may need ?ssl-mode=REQUIRED in its URL")
+        }
         _ => StoreError::unavailable(STORE, "the connection broke"),
     }
 }
@@ -145,7 +154,7 @@ impl MysqlRecords {
             return Err(StoreError::unusable(STORE, "its URL names no database: mysql://user:password@host/database"));
         }
         // Each size of a multi-row statement is prepared once for each table.
-        let options = options.statement_cache_capacity(1024);
+        let options = options.statement_cache_capacity(1024).disable_statement_logging();
         let pool = |most, session: &'static str, idle| {
             MySqlPoolOptions::new()
                 .max_connections(most)
@@ -197,11 +206,11 @@ impl MysqlRecords {
         self.flavour.get_or_try_init(look).await.copied()
     }
 
-    /// Does `work` in a transaction, again after a conflict. `Err` with true: it is certain that nothing was written.
+    /// Does `work` in a transaction, again after a conflict. A failed or late one has an unknown outcome.
     async fn transact<T>(&self, work: impl Work<T>) -> Result<T, StoreError> {
         let mut tries = 0;
         loop {
-            let mut connection = self.writers.acquire().await.map_err(|e| describe(&e))?;
+            let mut connection = Held::new(&self.writers).await?;
             let once = async {
                 connection.execute(raw_sql("START TRANSACTION")).await?;
                 let done = work(&mut connection).await?;
@@ -209,54 +218,79 @@ impl MysqlRecords {
                 Ok::<T, Failed>(done)
             };
             match timeout(WRITE_MAX, once).await {
-                Ok(Ok(done)) => return Ok(done),
+                Ok(Ok(done)) => {
+                    connection.is_clean = true;
+                    return Ok(done);
+                }
                 Ok(Err(Failed::Conflict(error))) if tries < RETRIES_MAX => {
                     tracing::debug!(%error, tries, "a transaction is tried again");
                     metrics::counter!("likewise_records_conflicts_total").increment(1);
-                    if connection.execute(raw_sql("ROLLBACK")).await.is_err() {
-                        connection.close_on_drop();
-                    }
+                    let rolled_back = timeout(READ_MAX, connection.execute(raw_sql("ROLLBACK"))).await;
+                    connection.is_clean = rolled_back.is_ok_and(|outcome| outcome.is_ok());
                     drop(connection);
                     tries += 1;
                     let jitter = 0.5 + rand::random::<f64>();
                     tokio::time::sleep(Duration::from_millis(4 << tries).mul_f64(jitter)).await;
                 }
-                // Closing the connection ends the transaction, whatever state it is in.
-                Ok(Err(failed)) => {
-                    connection.close_on_drop();
-                    return Err(failed.into());
-                }
-                Err(_) => {
-                    connection.close_on_drop();
-                    return Err(late());
-                }
+                Ok(Err(failed)) => return Err(failed.into()),
+                Err(_) => return Err(late()),
             }
         }
     }
 
     /// Reads in one snapshot, with the checkpoints of that snapshot.
     async fn snapshot<T>(&self, work: impl Work<T>) -> Result<Snapshot<T>, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
-        let once = async {
-            let checkpoints = begin_snapshot(&mut connection).await?;
-            let value = work(&mut connection).await?;
+        self.reading(async |connection| {
+            let checkpoints = begin_snapshot(connection).await?;
+            let value = work(connection).await?;
             connection.execute(raw_sql("COMMIT")).await?;
-            Ok::<_, Failed>(Snapshot { value, checkpoints })
-        };
-        finish(timeout(READ_MAX, once).await.ok(), &mut connection)
+            Ok(Snapshot { value, checkpoints })
+        })
+        .await
+    }
+
+    /// Reads on one connection, in time.
+    async fn reading<T>(
+        &self,
+        read: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, Failed>,
+    ) -> Result<T, StoreError> {
+        let mut connection = Held::new(&self.readers).await?;
+        let value = timeout(READ_MAX, read(&mut connection)).await.map_err(|_| late())??;
+        connection.is_clean = true;
+        Ok(value)
     }
 }
 
-/// Closes the connection of a read that failed or came late: its answer may still be on the way.
-fn finish<T>(
-    outcome: Option<Result<T, Failed>>,
-    connection: &mut PoolConnection<sqlx::MySql>,
-) -> Result<T, StoreError> {
-    match outcome {
-        Some(Ok(value)) => Ok(value),
-        failed => {
-            connection.close_on_drop();
-            Err(failed.and_then(Result::err).map_or_else(late, Into::into))
+/// A connection that is closed unless what was done with it is known to have ended: a call that is cancelled, fails or
+/// comes late leaves a transaction or an answer behind, and nobody else may meet it.
+struct Held {
+    connection: PoolConnection<sqlx::MySql>,
+    is_clean: bool,
+}
+
+impl Held {
+    async fn new(pool: &MySqlPool) -> Result<Self, StoreError> {
+        Ok(Self { connection: pool.acquire().await.map_err(|e| describe(&e))?, is_clean: false })
+    }
+}
+
+impl Deref for Held {
+    type Target = MySqlConnection;
+    fn deref(&self) -> &MySqlConnection {
+        &self.connection
+    }
+}
+
+impl DerefMut for Held {
+    fn deref_mut(&mut self) -> &mut MySqlConnection {
+        &mut self.connection
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if !self.is_clean {
+            self.connection.close_on_drop();
         }
     }
 }
@@ -273,7 +307,12 @@ async fn begin_snapshot(connection: &mut MySqlConnection) -> Result<Vec<Checkpoi
 #[async_trait]
 impl RecordStore for MysqlRecords {
     async fn acquire(&self, partition: Partition, owner: &Owner) -> Result<Checkpoint, StoreError> {
-        self.flavour().await?;
+        // What a server refuses today, such as a password, it may take tomorrow: only other tables are refused for good.
+        let passing = |error: StoreError| match error {
+            StoreError::Unusable { store, reason } => StoreError::Unavailable { store, reason },
+            unavailable => unavailable,
+        };
+        self.flavour().await.map_err(passing)?;
         let owner = Arc::new(owner.clone());
         let acquired = self.transact(move |connection| {
             let owner = Arc::clone(&owner);
@@ -284,11 +323,15 @@ impl RecordStore for MysqlRecords {
                     return Ok(Err(refusal));
                 }
                 statements::acquire(connection, partition, &owner).await?;
-                Ok(Ok(statements::checkpoint(connection, partition, true).await?))
+                let acquired = statements::checkpoint(connection, partition, true).await?;
+                let missing = Failed::Damaged("the checkpoint that was just written is not there");
+                let acquired = acquired.ok_or(missing)?;
+                // Another owner may have made the partition meanwhile.
+                Ok(check_owner(STORE, &acquired, &owner).map(|()| acquired))
             }
             .boxed()
         });
-        acquired.await??.ok_or_else(|| StoreError::unavailable(STORE, "the checkpoint vanished"))
+        acquired.await.map_err(passing)?
     }
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
@@ -338,10 +381,11 @@ impl RecordStore for MysqlRecords {
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>, StoreError> {
-        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+        let mut connection = Held::new(&self.readers).await?;
         let read = statements::checkpoint(&mut connection, partition, false);
-        let outcome = timeout(READ_MAX, read).await.ok();
-        finish(outcome, &mut connection)
+        let checkpoint = timeout(READ_MAX, read).await.map_err(|_| late())??;
+        connection.is_clean = true;
+        Ok(checkpoint)
     }
 
     async fn counts(&self, contents: &[Content]) -> Result<Snapshot<Vec<Option<Count>>>, StoreError> {
@@ -393,7 +437,8 @@ impl RecordStore for MysqlRecords {
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
         self.flavour().await?;
-        let mut connection = self.readers.acquire().await.map_err(|e| describe(&e))?;
+        // Closed in the end, whatever comes of it: its snapshot ends with it.
+        let mut connection = Held::new(&self.readers).await?;
         let read = async {
             let checkpoints = begin_snapshot(&mut connection).await?;
             let sql = statements::scan(&self.shards);
@@ -411,9 +456,6 @@ impl RecordStore for MysqlRecords {
             let _nobody_takes_it = rows.send(chunk).await;
             Ok::<_, Failed>(checkpoints)
         };
-        let outcome = read.await;
-        // Its snapshot ends with it.
-        connection.close_on_drop();
-        Ok(outcome?)
+        Ok(read.await?)
     }
 }

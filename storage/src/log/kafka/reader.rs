@@ -23,6 +23,17 @@ use crate::{
     log::{LogRecord, ReadLimit},
 };
 
+/// How much of each partition is fetched ahead of what is read.
+pub(super) struct Ahead {
+    records: &'static str,
+    kbytes: &'static str,
+}
+
+/// For reads that go on where they ended.
+pub(super) const TAIL: Ahead = Ahead { records: "10000", kbytes: "8192" };
+/// For reads of what is there, which seldom go on.
+pub(super) const LOOK: Ahead = Ahead { records: "1000", kbytes: "1024" };
+
 /// A consumer whose partitions stand where they were last read.
 pub(super) struct Reader {
     consumer: Arc<StreamConsumer<Context>>,
@@ -52,7 +63,7 @@ pub(super) struct Read {
 }
 
 impl Reader {
-    pub(super) fn new(url: &KafkaUrl) -> Result<Self, StoreError> {
+    pub(super) fn new(url: &KafkaUrl, ahead: Ahead) -> Result<Self, StoreError> {
         let context = Context::default();
         let disturbances = Arc::clone(&context.disturbances);
         let consumer: StreamConsumer<Context> = url
@@ -64,18 +75,19 @@ impl Reader {
             .set("fetch.wait.max.ms", "250")
             .set("fetch.error.backoff.ms", "50")
             .set("fetch.queue.backoff.ms", "5")
-            .set("queued.min.messages", "10000")
-            .set("queued.max.messages.kbytes", "16384")
-            .set("fetch.message.max.bytes", "4194304")
+            .set("queued.min.messages", ahead.records)
+            .set("queued.max.messages.kbytes", ahead.kbytes)
+            .set("fetch.message.max.bytes", "1048576")
             .create_with_context(context)
             .map_err(|e| unavailable(&e))?;
         let consumer = Arc::new(consumer);
-        let polled = Arc::clone(&consumer);
+        let (polled, noticed) = (Arc::clone(&consumer), Arc::clone(&disturbances));
         // Serves the consumer's events; records come through the partitions' own queues.
         let events = tokio::spawn(async move {
             loop {
                 match polled.recv().await {
-                    Ok(_) => {}
+                    // A record that missed its partition's queue: that partition is fetched anew.
+                    Ok(_) => noticed.add(),
                     Err(error) => {
                         tracing::debug!(%error, "a reader was told of an error");
                         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -124,13 +136,13 @@ impl Reader {
             let added = list.add_partition_offset(topic, partition, offset);
             added.map(|()| list).map_err(|e| unavailable(&e))
         };
-        if cursor.queue.is_none() {
-            let queue = self.consumer.split_partition_queue(topic, partition);
-            cursor.queue = Some(queue.ok_or_else(|| StoreError::unusable(STORE, "the partition has no queue"))?);
-        } else {
+        if cursor.queue.take().is_some() {
             let _was_not_assigned = self.consumer.incremental_unassign(&place(rdkafka::Offset::Invalid)?);
         }
         cursor.next = None;
+        // Anew each time: a topic that was missing for a moment has other queues afterwards.
+        let queue = self.consumer.split_partition_queue(topic, partition);
+        cursor.queue = Some(queue.ok_or_else(|| StoreError::unusable(STORE, "the partition has no queue"))?);
         let there = place(rdkafka::Offset::Offset(from.get()))?;
         self.consumer.incremental_assign(&there).map_err(|e| unavailable(&e))?;
         cursor.next = Some(from.get());
