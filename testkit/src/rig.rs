@@ -27,6 +27,8 @@ pub struct Rig {
     mysql: Place,
     mariadb: Place,
     redis: Place,
+    /// The database on Redis, so that systems that share a server share no token bucket.
+    database: usize,
 }
 
 enum Place {
@@ -66,7 +68,8 @@ impl Rig {
     /// Starts what is to be its own, makes topics and tables. `binary` is a test's `env!("CARGO_BIN_EXE_likewise")`.
     pub async fn start(binary: &str, own: Own) -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("rig_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
+        let number = MADE.fetch_add(1, Ordering::Relaxed);
+        let name = format!("rig_{}_{number}", std::process::id());
         let place = |is_own, start: fn() -> Server, shared: fn() -> String| {
             thread::spawn(move || if is_own { Place::Own(Box::new(start())) } else { Place::Shared(shared()) })
         };
@@ -77,7 +80,8 @@ impl Rig {
         let joined = |place: thread::JoinHandle<Place>| place.join().expect("the server starts");
         let (mysql, mariadb, kafka, redis) = (joined(mysql), joined(mariadb), joined(kafka), joined(redis));
         let dir = tempfile::tempdir().expect("a folder");
-        let rig = Self { binary: binary.into(), dir, name, kafka, mysql, mariadb, redis };
+        let rig = Self { binary: binary.into(), dir, name, kafka, mysql, mariadb, redis, database: number % 16 };
+        let () = redis::cmd("FLUSHDB").query(&mut rig.redis_connection()).expect("Redis answers");
         for server in [&rig.mysql, &rig.mariadb] {
             let url = format!("{}?ssl-mode=disabled", server.get(servers::mysql_url));
             let mut connection = MySqlConnection::connect(&url).await.expect("the server answers");
@@ -106,9 +110,13 @@ impl Rig {
         self.redis.own()
     }
 
+    fn redis_url(&self) -> String {
+        format!("{}/{}", self.redis.get(servers::redis_url), self.database)
+    }
+
     /// A connection to the cache.
     pub fn redis_connection(&self) -> redis::Connection {
-        let client = redis::Client::open(self.redis.get(servers::redis_url)).expect("a URL");
+        let client = redis::Client::open(self.redis_url()).expect("a URL");
         client.get_connection().expect("Redis answers")
     }
 
@@ -133,7 +141,7 @@ impl Rig {
             .arg("--records")
             .arg(&records(&self.mariadb, "8-15"))
             .arg("--counters")
-            .arg(&self.redis.get(servers::redis_url))
+            .arg(&self.redis_url())
     }
 
     /// One role.
@@ -152,7 +160,7 @@ impl Rig {
             kafka: self.kafka.get(Server::address),
             topic: self.name.clone(),
             records: vec![self.database(&self.mysql), self.database(&self.mariadb)],
-            redis: vec![self.redis.get(servers::redis_url)],
+            redis: vec![self.redis_url()],
         }
     }
 
