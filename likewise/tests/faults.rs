@@ -134,11 +134,7 @@ async fn joining_and_leaving_stalls_nothing_for_long() {
     let runtime = tokio::runtime::Handle::current();
     thread::scope(|scope| {
         let (api, history, over) = (&api, &history, &over);
-        scope.spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                load(1600).run(std::slice::from_ref(api), history);
-            }
-        });
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
         let watching = scope.spawn(|| {
             // The longest time in which the sum of what is applied stood still.
             let (mut sum, mut since, mut worst) = (0, Instant::now(), Duration::ZERO);
@@ -176,11 +172,7 @@ async fn a_broker_that_dies_or_stops_loses_nothing_and_holds_nobody_up() {
     let (history, over) = (History::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         let (api, history, over) = (&api, &history, &over);
-        scope.spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                load(1600).run(std::slice::from_ref(api), history);
-            }
-        });
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
         for _ in 0..repeats() {
             let before = history.accepted();
             wait_until("commands to be accepted", Duration::from_secs(60), || history.accepted() > before + 200);
@@ -551,11 +543,7 @@ async fn a_record_server_that_dies_under_load_loses_and_doubles_nothing() {
     let (history, over) = (History::default(), AtomicBool::new(false));
     thread::scope(|scope| {
         let (api, history, over) = (&api, &history, &over);
-        scope.spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                load(1600).run(std::slice::from_ref(api), history);
-            }
-        });
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
         for _ in 0..repeats() {
             let before = history.accepted();
             wait_until("commands to be accepted", Duration::from_secs(60), || history.accepted() > before + 400);

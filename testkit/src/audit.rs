@@ -153,6 +153,13 @@ struct Records {
     checkpoints: BTreeMap<i32, (u32, i64)>,
 }
 
+/// Partition → generation, next offset, of one server.
+async fn read_checkpoints(connection: &mut MySqlConnection) -> sqlx::Result<BTreeMap<i32, (u32, i64)>> {
+    let sql = "SELECT CAST(`partition` AS SIGNED), generation, next_offset FROM projection_checkpoints";
+    let rows = connection.fetch_all(sql).await?;
+    Ok(rows.iter().map(|row| (row.get::<i64, _>(0) as i32, (row.get(1), row.get(2)))).collect())
+}
+
 async fn read_records(urls: &[String]) -> Records {
     let mut records = Records::default();
     for url in urls {
@@ -168,11 +175,7 @@ async fn read_records(urls: &[String]) -> Records {
         {
             records.counts.insert(format!("{}:{}", row.get::<String, _>(0), row.get::<i64, _>(1)), row.get(2));
         }
-        let sql = "SELECT CAST(`partition` AS SIGNED), generation, next_offset FROM projection_checkpoints";
-        for row in connection.fetch_all(sql).await.expect("checkpoints") {
-            let partition: i64 = row.get(0);
-            records.checkpoints.insert(partition as i32, (row.get(1), row.get(2)));
-        }
+        records.checkpoints.extend(read_checkpoints(&mut connection).await.expect("checkpoints"));
     }
     records
 }
@@ -205,10 +208,8 @@ pub async fn checkpoints(records: &[String]) -> BTreeMap<i32, i64> {
     let mut found = BTreeMap::new();
     for url in records {
         let Ok(mut connection) = MySqlConnection::connect(url).await else { continue };
-        let sql = "SELECT CAST(`partition` AS SIGNED), next_offset FROM projection_checkpoints";
-        for row in connection.fetch_all(sql).await.unwrap_or_default() {
-            found.insert(row.get::<i64, _>(0) as i32, row.get(1));
-        }
+        let of_server = read_checkpoints(&mut connection).await.unwrap_or_default();
+        found.extend(of_server.into_iter().map(|(partition, (_, next))| (partition, next)));
     }
     found
 }
@@ -221,10 +222,7 @@ async fn behind(places: &Places, ends: &BTreeMap<i32, i64>) -> Vec<String> {
         let Ok(mut connection) = MySqlConnection::connect(url).await else {
             return vec![format!("{url} does not answer")];
         };
-        let sql = "SELECT CAST(`partition` AS SIGNED), generation, next_offset FROM projection_checkpoints";
-        for row in connection.fetch_all(sql).await.unwrap_or_default() {
-            checkpoints.insert(row.get::<i64, _>(0) as i32, (row.get::<u32, _>(1), row.get::<i64, _>(2)));
-        }
+        checkpoints.extend(read_checkpoints(&mut connection).await.unwrap_or_default());
     }
     let mut nodes = Nodes::connect(&places.redis);
     for (partition, end) in ends {

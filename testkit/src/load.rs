@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread,
     time::Duration,
@@ -110,6 +110,13 @@ impl Load {
                 scope.spawn(move || self.client(client, services, history));
             }
         });
+    }
+
+    /// Sends it all again and again until `over`.
+    pub fn run_until(&self, over: &AtomicBool, services: &[Service], history: &History) {
+        while !over.load(Ordering::Relaxed) {
+            self.run(services, history);
+        }
     }
 
     fn client(&self, client: usize, services: &[Service], history: &History) {
