@@ -163,6 +163,18 @@ pub fn read(services: &[Service], load: Load, is_over: impl Fn() -> bool) -> usi
     answered
 }
 
+/// Reads every content for `viewers` viewers once through each service, so that the cache holds an entry of each.
+pub fn read_each(services: &[Service], load: Load, viewers: u64) {
+    let contents: Vec<u64> = (1..=load.contents).collect();
+    for service in services {
+        for (viewer, chunk) in (1..=viewers).flat_map(|viewer| contents.chunks(100).map(move |chunk| (viewer, chunk))) {
+            let query: Vec<String> = chunk.iter().map(|content| format!("content=post:{content}")).collect();
+            let answer = service.get(&format!("/v1/likes?{}&viewer={viewer}", query.join("&")));
+            assert_eq!(answer.status, 200, "{}", answer.text);
+        }
+    }
+}
+
 /// Sends one command until it is answered for certain, to the next service after each try.
 fn send(services: &[Service], first: usize, body: &Value, history: &History) {
     let id = body["requestId"].as_str().unwrap_or_default();
