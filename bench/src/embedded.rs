@@ -4,7 +4,6 @@ use std::{
     io::{Error, Result},
     path::Path,
     process::Command,
-    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -13,10 +12,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::{Instant, sleep};
 
 use crate::{
-    disk,
-    load::{self, Connection, Outcome, Pace, Plan, quantiles},
+    disk, lag,
+    load::{self, Connection, Outcome, Pace, Plan, Requests, quantiles},
     median,
-    peers::Kind,
+    peers::{self, Kind},
     process::Server,
 };
 
@@ -63,17 +62,6 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
     whole(likewise, options, dir.path(), bare).await
 }
 
-fn peer(kind: Kind, dir: &Path) -> Result<Server> {
-    let name = match kind {
-        Kind::Bare => "bare",
-        Kind::TransactionPerLike => "transaction-per-like",
-        Kind::AcceptOnly => "accept-only",
-    };
-    let dir = dir.join(format!("{name}-{:x}", uuid::Uuid::now_v7().as_u128()));
-    std::fs::create_dir(&dir)?;
-    Server::start(Command::new(std::env::current_exe()?).args(["peer", name, "--data-dir"]).arg(dir))
-}
-
 /// Highest rates of the bare POST, of accepting alone and of one transaction per like, in alternation.
 async fn peaks(options: &Options, dir: &Path) -> Result<f64> {
     println!(
@@ -85,9 +73,10 @@ async fn peaks(options: &Options, dir: &Path) -> Result<f64> {
         let mut rates = [Vec::new(), Vec::new(), Vec::new()];
         for _ in 0..options.pairs {
             for (kind, rates) in [Kind::Bare, Kind::AcceptOnly, Kind::TransactionPerLike].into_iter().zip(&mut rates) {
-                let server = peer(kind, dir)?;
+                let server = peers::start(kind, dir)?;
                 let time = Duration::from_secs(options.peak_seconds);
-                let plan = Plan { connections, time, pace: Pace::Closed, first: 0, visible_every: 0, one_post: false };
+                let requests = Requests::Likes { first: 0, visible_every: 0, on_one_post: 0.0 };
+                let plan = Plan { connections, time, pace: Pace::Closed, requests };
                 let outcome = load::run(&server.address, plan).await?;
                 rates.push(outcome.rate());
                 println!(
@@ -144,21 +133,19 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
 
     let mut first = options.rows;
     println!("\nThe whole service, new pairs, open loop, {} s each", options.seconds);
-    for (name, rate, one_post) in [
-        ("its share of the bare POST", options.share * bare, false),
-        ("3,000/s", 3000.0, false),
-        ("3,000/s on one post", 3000.0, true),
-        ("10,000/s", 10_000.0, false),
-        ("overload: 4 times its share", 4.0 * options.share * bare, false),
+    for (name, rate, on_one_post) in [
+        ("its share of the bare POST", options.share * bare, 0.0),
+        ("3,000/s", 3000.0, 0.0),
+        ("3,000/s on one post", 3000.0, 1.0),
+        ("10,000/s", 10_000.0, 0.0),
+        ("overload: 4 times its share", 4.0 * options.share * bare, 0.0),
     ] {
-        let lag = watch_lag(&server);
+        let lag = lag::Watch::start(server.admin.clone().unwrap_or_default());
         let plan = Plan {
             connections: 512,
             time: Duration::from_secs(options.seconds),
             pace: Pace::Open(rate),
-            first,
-            visible_every: (rate / 100.0) as u64,
-            one_post,
+            requests: Requests::Likes { first, visible_every: (rate / 100.0) as u64, on_one_post },
         };
         let outcome = load::run(&server.address, plan).await?;
         first += outcome.sent;
@@ -169,59 +156,12 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
     Ok(())
 }
 
-fn print(name: &str, rate: f64, share: f64, outcome: &Outcome, worst: &Worst, rss_kib: u64) {
+fn print(name: &str, rate: f64, share: f64, outcome: &Outcome, worst: &lag::Lag, rss_kib: u64) {
     let (accepted, refused) = (outcome.rate(), outcome.refused);
     println!("  {name}: {rate:.0}/s due ({share:.2} of bare), {accepted:.0}/s accepted, {refused} refused");
     println!("    accepted  {}", quantiles(&outcome.latency));
     println!("    visible   {}", quantiles(&outcome.visible));
     println!("    lag       at most {:.2} s, {} events; memory {} MiB", worst.seconds, worst.events, rss_kib / 1024);
-}
-
-/// The worst lag seen.
-#[derive(Clone, Copy, Default)]
-struct Worst {
-    seconds: f64,
-    events: u64,
-}
-
-impl Worst {
-    fn include(&mut self, now: Worst) {
-        self.seconds = self.seconds.max(now.seconds);
-        self.events = self.events.max(now.events);
-    }
-}
-
-struct Lag {
-    worst: Arc<Mutex<Worst>>,
-    task: tokio::task::JoinHandle<()>,
-}
-
-impl Lag {
-    async fn stop(self) -> Worst {
-        self.task.abort();
-        let _cancelled = self.task.await;
-        *self.worst.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Looks at the lag gauges five times a second.
-fn watch_lag(server: &Server) -> Lag {
-    let worst = Arc::new(Mutex::new(Worst::default()));
-    let (seen, admin) = (Arc::clone(&worst), server.admin.clone().unwrap_or_default());
-    let task = tokio::spawn(async move {
-        while let Ok(now) = lag(&admin).await {
-            seen.lock().unwrap_or_else(PoisonError::into_inner).include(now);
-            sleep(Duration::from_millis(200)).await;
-        }
-    });
-    Lag { worst, task }
-}
-
-async fn lag(admin: &str) -> Result<Worst> {
-    let metrics = Connection::open(admin).await?.get("/metrics").await?;
-    let value = |line: &str| line.rsplit(' ').next().and_then(|text| text.parse::<f64>().ok()).unwrap_or(0.0);
-    let of = |name: &str| metrics.lines().filter(|line| line.starts_with(name)).map(value).fold(0.0, f64::max);
-    Ok(Worst { seconds: of("kafka_consumergroup_group_lag_seconds{"), events: of("likewise_backlog_events ") as u64 })
 }
 
 /// Waits until everything is projected.
@@ -230,7 +170,7 @@ async fn settle(server: &Server) -> Result<()> {
     // The gauge is a sample: let one pass, then look.
     loop {
         sleep(Duration::from_millis(500)).await;
-        if lag(admin).await?.events == 0 {
+        if lag::now(admin).await?.events == 0 {
             return Ok(());
         }
     }

@@ -49,9 +49,11 @@ pub(crate) async fn print(options: &Options) -> Result<()> {
         connections: options.connections,
         time: Duration::from_secs(options.seconds),
         pace: options.rate.map_or(Pace::Closed, Pace::Open),
-        first: options.first,
-        visible_every: options.rate.map_or(0, |rate| (rate / 100.0) as u64),
-        one_post: false,
+        requests: Requests::Likes {
+            first: options.first,
+            visible_every: options.rate.map_or(0, |rate| (rate / 100.0) as u64),
+            on_one_post: 0.0,
+        },
     };
     let outcome = run(&options.address, plan).await?;
     println!("{:.0}/s accepted, {} refused", outcome.rate(), outcome.refused);
@@ -87,12 +89,52 @@ pub(crate) struct Plan {
     pub(crate) connections: usize,
     pub(crate) time: Duration,
     pub(crate) pace: Pace,
-    /// The first like; likes of one number are one new pair.
-    pub(crate) first: u64,
-    /// Every n-th request waits until its like is visible; 0 is none.
-    pub(crate) visible_every: u64,
-    /// All likes for one post.
-    pub(crate) one_post: bool,
+    pub(crate) requests: Requests,
+}
+
+/// What is sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Requests {
+    /// Likes of new pairs.
+    Likes {
+        /// The first like; likes of one number are one new pair.
+        first: u64,
+        /// Every n-th request waits until its like is visible; 0 is none.
+        visible_every: u64,
+        /// The share of likes that are for `post:1`, from 0 to 1.
+        on_one_post: f64,
+    },
+    /// Counts, and for every tenth a feed of twenty contents with the viewer's statuses.
+    Reads {
+        /// The share of counts that are of `post:1`, from 0 to 1.
+        on_one_post: f64,
+    },
+}
+
+impl Requests {
+    /// Sends the request with this index; gives the status.
+    async fn send(&self, connection: &mut Connection, index: u64) -> Result<u16> {
+        match *self {
+            Self::Likes { first, on_one_post, .. } => {
+                let prefer = if self.waits(index) { "Prefer: wait=5\r\n" } else { "" };
+                connection.post("/v1/likes", &like(first + index, on_one_post), prefer).await
+            }
+            Self::Reads { on_one_post } => connection.status(&read(index, on_one_post)).await,
+        }
+    }
+
+    /// Whether a request is answered only when its like is visible.
+    fn waits(&self, index: u64) -> bool {
+        matches!(*self, Self::Likes { visible_every, .. } if visible_every > 0 && index.is_multiple_of(visible_every))
+    }
+
+    /// The status of a request that was done at once.
+    fn done(&self) -> u16 {
+        match self {
+            Self::Likes { .. } => 202,
+            Self::Reads { .. } => 200,
+        }
+    }
 }
 
 /// What came of it.
@@ -121,10 +163,26 @@ pub(crate) fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
+/// A share of all numbers, spread among them.
+fn is_among(share: f64, number: u64) -> bool {
+    (mix(number ^ 0xaaaa) % 1000) < (share * 1000.0) as u64
+}
+
+/// The path of the read with this number.
+fn read(number: u64, on_one_post: f64) -> String {
+    let content = |number| if is_among(on_one_post, number) { 1 } else { 1 + mix(number) % CONTENTS };
+    if !number.is_multiple_of(10) {
+        return format!("/v1/contents/post/{}/likes", content(number));
+    }
+    let contents: Vec<String> = (0..20).map(|index| format!("content=post:{}", content(number * 20 + index))).collect();
+    format!("/v1/likes?{}&viewer={}", contents.join("&"), 1 + mix(number ^ 0x5555) % 4_000_000)
+}
+
 /// The JSON of the like with this number: a new pair for each.
-pub(crate) fn like(number: u64, one_post: bool) -> String {
-    let content = if one_post { 1 } else { 1 + mix(number) % CONTENTS };
-    let user = if one_post { 1 + number } else { 1 + mix(number ^ 0x5555) % 4_000_000 };
+pub(crate) fn like(number: u64, on_one_post: f64) -> String {
+    let is_hot = is_among(on_one_post, number);
+    let content = if is_hot { 1 } else { 1 + mix(number) % CONTENTS };
+    let user = if is_hot { 1 + number } else { 1 + mix(number ^ 0x5555) % 4_000_000 };
     let id = Uuid::now_v7();
     format!(
         "{{\"requestId\":\"{id}\",\"userId\":{user},\"contentType\":\"post\",\"contentId\":{content},\"liked\":true}}"
@@ -157,6 +215,11 @@ impl Connection {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.map(|(_, body)| body)
     }
 
+    /// Gets a path; gives the status.
+    async fn status(&mut self, path: &str) -> Result<u16> {
+        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.map(|(status, _)| status)
+    }
+
     async fn send(&mut self, request: &str) -> Result<(u16, String)> {
         self.stream.write_all(request.as_bytes()).await?;
         self.buffer.clear();
@@ -185,7 +248,7 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, 60_000_000, 3).unwrap_or_else(|_| unreachable!("valid bounds"))
 }
 
-/// Sends likes as planned.
+/// Sends requests as planned.
 pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
     let next = Arc::new(AtomicU64::new(0));
     let total = Arc::new(Mutex::new(Outcome {
@@ -218,16 +281,15 @@ pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
                 if due > Instant::now() {
                     sleep_until(due).await;
                 }
-                let waits = plan.visible_every > 0 && index.is_multiple_of(plan.visible_every);
-                let prefer = if waits { "Prefer: wait=5\r\n" } else { "" };
-                let status = connection.post("/v1/likes", &like(plan.first + index, plan.one_post), prefer).await?;
+                let waits = plan.requests.waits(index);
+                let status = plan.requests.send(&mut connection, index).await?;
                 let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
                 sent += 1;
                 match status {
                     200 if waits => visible.saturating_record(micros),
-                    202 if !waits => latency.saturating_record(micros),
+                    done if !waits && done == plan.requests.done() => latency.saturating_record(micros),
                     // Accepted, and not visible within the wait.
-                    202 => visible.saturating_record(micros),
+                    202 if waits => visible.saturating_record(micros),
                     503 => refused += 1,
                     other => return Err(Error::other(format!("status {other}"))),
                 }
@@ -270,7 +332,7 @@ pub(crate) async fn fill(
                 if start >= count {
                     return Ok::<_, Error>(());
                 }
-                let likes: Vec<String> = (start..start + BATCH).map(|number| like(first + number, false)).collect();
+                let likes: Vec<String> = (start..start + BATCH).map(|number| like(first + number, 0.0)).collect();
                 let body = format!("{{\"commands\":[{}]}}", likes.join(","));
                 while connection.post("/v1/likes/batch", &body, "").await? == 503 {
                     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -10,10 +10,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod disk;
 mod embedded;
+mod lag;
 mod load;
 mod peers;
 mod process;
 mod projection;
+mod system;
 
 use std::path::PathBuf;
 
@@ -38,6 +40,14 @@ enum Command {
     },
     /// Projection into MySQL and MariaDB beside raw multi-row upserts and one upsert per event.
     Projection(projection::Options),
+    /// The whole service in roles on Kafka, MySQL and Redis, with the load generator on the same machine.
+    System {
+        /// The release binary of likewise.
+        #[arg(long)]
+        likewise: PathBuf,
+        #[command(flatten)]
+        options: system::Options,
+    },
     /// Sends likes of new pairs to a service that runs, and prints what came of it.
     Load(load::Options),
     /// A server that another benchmark is compared with.
@@ -62,6 +72,7 @@ fn main() -> std::io::Result<()> {
     match Cli::parse().command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
+        Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),
         Command::Load(options) => runtime.block_on(load::print(&options)),
         Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
     }

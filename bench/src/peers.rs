@@ -4,6 +4,7 @@ use std::{
     io::Result,
     net::TcpListener,
     path::Path,
+    process::Command,
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -20,6 +21,8 @@ use likewise_storage::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::process::Server as Process;
+
 /// A server to compare with.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(crate) enum Kind {
@@ -29,6 +32,18 @@ pub(crate) enum Kind {
     TransactionPerLike,
     /// The product's command API on its log, without projection.
     AcceptOnly,
+}
+
+/// Starts a peer as a process of its own, with a folder in `dir`.
+pub(crate) fn start(kind: Kind, dir: &Path) -> Result<Process> {
+    let name = match kind {
+        Kind::Bare => "bare",
+        Kind::TransactionPerLike => "transaction-per-like",
+        Kind::AcceptOnly => "accept-only",
+    };
+    let dir = dir.join(format!("{name}-{:x}", uuid::Uuid::now_v7().as_u128()));
+    std::fs::create_dir(&dir)?;
+    Process::start(Command::new(std::env::current_exe()?).args(["peer", name, "--data-dir"]).arg(dir))
 }
 
 #[derive(Deserialize, Serialize)]

@@ -1,24 +1,28 @@
 //! Projection into MySQL and MariaDB, beside raw multi-row upserts of the same columns and one upsert per event.
 
 use std::{
+    collections::HashMap,
     io::{Error, Result},
     sync::Arc,
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::future::try_join_all;
-use likewise_projector::fold::{Event, FOLD_VERSION, fold};
-use likewise_schema::{ContentId, LikeToggled, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId};
+use likewise_projector::{
+    Limits,
+    fold::{Event, FOLD_VERSION, fold},
+};
+use likewise_schema::{ContentId, LikeToggled, Offset, Pair, PartitionCount, RequestId, Timestamp, UserId};
 use likewise_storage::{
     RecordStore,
-    records::{Advance, Batch, LikeRecord, MysqlRecords, Owner, Shards},
+    records::{Advance, Batch, Fence, LikeRecord, MysqlRecords, Owner, Shards},
 };
 use likewise_testkit::servers::{self, Server};
+use rand::{RngExt as _, SeedableRng, rngs::StdRng};
+use rand_distr::{Distribution as _, Zipf};
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, query};
 use tokio::time::Instant;
 use uuid::Uuid;
-
-use crate::load::mix;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -30,10 +34,26 @@ pub(crate) struct Options {
     pairs: usize,
     /// Contents that likes are spread over.
     #[arg(long, default_value_t = 100_000)]
-    contents: u64,
-    /// Events in a batch, rows in a raw statement.
-    #[arg(long, default_value_t = 1000)]
+    contents: u32,
+    /// How they are spread; both when left out.
+    #[arg(long)]
+    spread: Option<Spread>,
+    /// Events in a batch.
+    #[arg(long, default_value_t = Limits::default().batch_events)]
     batch: usize,
+    /// Rows in a raw statement.
+    #[arg(long, default_value_t = 1000)]
+    rows: usize,
+}
+
+/// How likes are spread over contents.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Spread {
+    /// By Zipf's law with exponent 0.99, as the zipfian workloads of YCSB (Cooper et al. 2010, section 4.1): a few
+    /// contents get most of the likes.
+    Zipf,
+    /// All alike, the hardest case: nearly each like of a batch changes a count of its own.
+    Even,
 }
 
 /// Connections of the raw runs: as many as the product uses.
@@ -41,70 +61,102 @@ const CONNECTIONS: usize = 8;
 
 pub(crate) async fn run(options: &Options) -> Result<()> {
     println!(
-        "Likes of new pairs over {} contents, {} a run, batches of {}, {CONNECTIONS} connections, 16 partitions (likes/s)",
-        options.contents, options.likes, options.batch
+        "Likes of new pairs over {} contents, {} a run, batches of {}, raw statements of {} rows, {CONNECTIONS} connections, \
+         16 partitions (likes/s)",
+        options.contents, options.likes, options.batch, options.rows
     );
     for (name, start) in [("MySQL", servers::start_mysql as fn(&[&str]) -> Server), ("MariaDB", servers::start_mariadb)]
     {
-        let server = tokio::task::spawn_blocking(move || start(&[])).await.map_err(Error::other)?;
-        let (mut ratios, mut singles) = (Vec::new(), Vec::new());
-        for number in 0..options.pairs {
-            let raw = raw(options, &database(&server, &format!("raw_{number}")).await?).await?;
-            let product = product(options, &database(&server, &format!("product_{number}")).await?).await?;
-            println!("  {name}: raw {raw:.0}, projected {product:.0}: {:.2}", product / raw);
-            ratios.push(product / raw);
-            if number < 2 {
-                singles.push(product / single(options, &database(&server, &format!("single_{number}")).await?).await?);
+        // As a server comes: a commit is on disk before it is answered.
+        let settings = ["--innodb-flush-log-at-trx-commit=1"];
+        let server = tokio::task::spawn_blocking(move || start(&settings)).await.map_err(Error::other)?;
+        for spread in [Spread::Zipf, Spread::Even] {
+            if options.spread.is_none_or(|only| only == spread) {
+                compare(options, name, &servers::mysql_url(&server), spread).await?;
             }
         }
-        let (raw, single) = (crate::median(ratios), crate::median(singles));
-        println!("  {name}: projection is {raw:.2} of raw upserts, {single:.1} times one upsert per event");
     }
     Ok(())
 }
 
-/// A database with the product's tables, and its URL.
-async fn database(server: &Server, name: &str) -> Result<String> {
-    let mut connection = MySqlConnection::connect(&servers::mysql_url(server)).await.map_err(Error::other)?;
-    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.map_err(Error::other)?;
-    let url = format!("{}/{name}?ssl-mode=disabled", servers::mysql_url(server));
-    MysqlRecords::new(&url, &Shards::all()).map_err(Error::other)?.migrate().await.map_err(Error::other)?;
-    Ok(url)
+/// Alternating runs on one server.
+async fn compare(options: &Options, name: &str, server: &str, spread: Spread) -> Result<()> {
+    let likes = likes(options, spread);
+    let (mut ratios, mut singles) = (Vec::new(), Vec::new());
+    for number in 0..options.pairs {
+        let raw = raw(&likes, options.rows, &Database::create(server, "raw").await?.url).await?;
+        let product = product(&likes, options.batch, &Database::create(server, "product").await?.url).await?;
+        println!("  {name}, {spread:?}: raw {raw:.0}, projected {product:.0}: {:.2}", product / raw);
+        ratios.push(product / raw);
+        if number < 2 {
+            // A twentieth of them takes long enough.
+            let few: Vec<_> = likes.iter().map(|likes| likes[..likes.len() / 20].to_vec()).collect();
+            singles.push(product / self::raw(&few, 1, &Database::create(server, "single").await?.url).await?);
+        }
+    }
+    let (raw, single) = (crate::median(ratios), crate::median(singles));
+    println!("  {name}, {spread:?}: projection is {raw:.2} of raw upserts, {single:.1} times one upsert per event");
+    Ok(())
 }
 
-/// The like with this number, in its partition: a new pair for each.
-fn like(options: &Options, number: u64) -> LikeToggled {
-    let id = |id: u64| i64::try_from(id).unwrap_or(i64::MAX);
-    let valid = "the ids are in range";
-    LikeToggled {
-        request_id: RequestId::from_uuid(Uuid::now_v7()),
-        user_id: UserId::new(id(1 + number)).expect(valid),
-        content_type: "post".parse().expect(valid),
-        content_id: ContentId::new(id(1 + mix(number) % options.contents)).expect(valid),
-        liked: true,
-        occurred_at: None,
-        received_at: Timestamp::from_millis(1_790_000_000_000 + id(number / 100)).expect(valid),
+/// A new database with the product's tables.
+struct Database {
+    url: String,
+}
+
+impl Database {
+    async fn create(server: &str, name: &str) -> Result<Self> {
+        // What one run leaves behind must not be work for the next.
+        let mut connection = MySqlConnection::connect(server).await.map_err(Error::other)?;
+        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}"));
+        connection.execute(drop).await.map_err(Error::other)?;
+        servers::create_database(server, name).await;
+        let url = format!("{server}/{name}?ssl-mode=disabled");
+        MysqlRecords::new(&url, &Shards::all()).map_err(Error::other)?.migrate().await.map_err(Error::other)?;
+        Ok(Self { url })
     }
 }
 
-/// Everything to write, by partition.
-fn likes(options: &Options) -> Vec<Vec<LikeToggled>> {
+/// Likes by partition.
+type Likes = Vec<Vec<LikeToggled>>;
+
+/// Likes of new pairs, the same for all runs.
+fn likes(options: &Options, spread: Spread) -> Likes {
+    let mut random = StdRng::seed_from_u64(1);
+    let zipf = Zipf::new(f64::from(options.contents), 0.99).expect("a law of at least one content");
     let count = PartitionCount::DEFAULT;
-    let mut likes: Vec<Vec<LikeToggled>> = count.all().map(|_| Vec::new()).collect();
+    let mut likes: Likes = count.all().map(|_| Vec::new()).collect();
     for number in 0..options.likes {
-        let like = like(options, number);
+        let content = match spread {
+            Spread::Zipf => zipf.sample(&mut random) as i64,
+            Spread::Even => random.random_range(1..=i64::from(options.contents)),
+        };
+        let like = like(number, content);
         likes[usize::from(count.partition_of(&like.content()).get())].push(like);
     }
     likes
 }
 
-fn rate(options: &Options, started: Instant) -> f64 {
-    options.likes as f64 / started.elapsed().as_secs_f64()
+fn like(number: u64, content: i64) -> LikeToggled {
+    let number = i64::try_from(number).unwrap_or(i64::MAX);
+    let valid = "the ids are in range";
+    LikeToggled {
+        request_id: RequestId::from_uuid(Uuid::now_v7()),
+        user_id: UserId::new(1 + number).expect(valid),
+        content_type: "post".parse().expect(valid),
+        content_id: ContentId::new(content).expect(valid),
+        liked: true,
+        occurred_at: None,
+        received_at: Timestamp::from_millis(1_790_000_000_000 + number / 100).expect(valid),
+    }
+}
+
+fn rate(likes: &Likes, started: Instant) -> f64 {
+    likes.iter().map(Vec::len).sum::<usize>() as f64 / started.elapsed().as_secs_f64()
 }
 
 /// The rows alone, in statements of many rows, each its own transaction.
-async fn raw(options: &Options, url: &str) -> Result<f64> {
-    let likes = likes(options);
+async fn raw(likes: &Likes, rows: usize, url: &str) -> Result<f64> {
     let per_connection = likes.len().div_ceil(CONNECTIONS);
     let mut connections = Vec::new();
     for _ in 0..CONNECTIONS {
@@ -113,10 +165,10 @@ async fn raw(options: &Options, url: &str) -> Result<f64> {
     let started = Instant::now();
     let shares = likes.chunks(per_connection).enumerate();
     let write = |(connection, (number, share)): (MySqlConnection, (usize, &[Vec<LikeToggled>]))| {
-        write_raw(connection, number * per_connection, share.to_vec(), options.batch)
+        write_raw(connection, number * per_connection, share.to_vec(), rows)
     };
     try_join_all(connections.into_iter().zip(shares).map(write)).await?;
-    Ok(rate(options, started))
+    Ok(rate(likes, started))
 }
 
 /// The tables from `first` on, one after the other.
@@ -124,10 +176,10 @@ async fn write_raw(
     mut connection: MySqlConnection,
     first: usize,
     tables: Vec<Vec<LikeToggled>>,
-    batch: usize,
+    rows: usize,
 ) -> Result<()> {
     for (index, likes) in tables.iter().enumerate() {
-        for chunk in likes.chunks(batch) {
+        for chunk in likes.chunks(rows) {
             upsert(&mut connection, first + index, chunk).await?;
         }
     }
@@ -162,37 +214,30 @@ async fn upsert(connection: &mut MySqlConnection, shard: usize, likes: &[LikeTog
     insert.execute(connection).await.map(drop).map_err(Error::other)
 }
 
-/// One statement, and so one transaction, for each event.
-async fn single(options: &Options, url: &str) -> Result<f64> {
-    let options = &Options { likes: options.likes / 20, batch: 1, ..*options };
-    raw(options, url).await
-}
-
 /// The product: prior rows, fold, rows, counts, buckets and checkpoint in one fenced transaction for each batch.
-async fn product(options: &Options, url: &str) -> Result<f64> {
+async fn product(likes: &Likes, batch: usize, url: &str) -> Result<f64> {
     let store: Arc<dyn RecordStore> = Arc::new(MysqlRecords::new(url, &Shards::all()).map_err(Error::other)?);
-    let likes = likes(options);
-    let started = Instant::now();
-    let mut partitions = tokio::task::JoinSet::new();
-    for (partition, likes) in PartitionCount::DEFAULT.all().zip(likes) {
-        partitions.spawn(project(Arc::clone(&store), partition, likes, options.batch));
-    }
-    while let Some(ended) = partitions.join_next().await {
-        ended.map_err(Error::other)??;
-    }
-    Ok(rate(options, started))
-}
-
-async fn project(
-    store: Arc<dyn RecordStore>,
-    partition: Partition,
-    likes: Vec<LikeToggled>,
-    batch: usize,
-) -> Result<()> {
     let partitions = PartitionCount::DEFAULT;
     let owner = Owner { log_identity: "bench".into(), partitions, fold_version: FOLD_VERSION, micros: 1 };
-    let mut fence = store.acquire(partition, &owner).await.map_err(Error::other)?.fence();
+    let mut fences = Vec::new();
+    for partition in partitions.all() {
+        fences.push(store.acquire(partition, &owner).await.map_err(Error::other)?.fence());
+    }
+    let started = Instant::now();
+    let mut owners = tokio::task::JoinSet::new();
+    for (fence, likes) in fences.into_iter().zip(likes) {
+        owners.spawn(project(Arc::clone(&store), fence, likes.clone(), batch));
+    }
+    while let Some(ended) = owners.join_next().await {
+        ended.map_err(Error::other)??;
+    }
+    Ok(rate(likes, started))
+}
+
+async fn project(store: Arc<dyn RecordStore>, mut fence: Fence, likes: Vec<LikeToggled>, batch: usize) -> Result<()> {
     let offset = |index: usize| Offset::new(index as i64).unwrap_or_default();
+    // As an owner does; with 100,000 contents a partition's fit into what it remembers.
+    let mut counts = HashMap::new();
     for (number, chunk) in likes.chunks(batch).enumerate() {
         let first = number * batch;
         let event = |(index, like): (usize, &LikeToggled)| Event { offset: offset(first + index), like: *like };
@@ -206,7 +251,9 @@ async fn project(
             let known = prior.into_iter().flatten().map(|row| (row.pair, row)).collect();
             fold(&known, &events).0
         };
-        store.commit(Batch { fence, advance, read, fold: Box::new(folded) }).await.map_err(Error::other)?;
+        let batch = Batch { fence, advance, read, counts: counts.clone(), fold: Box::new(folded) };
+        let committed = store.commit(batch).await.map_err(Error::other)?;
+        counts.extend(committed.counts.into_iter().map(|count| (count.content, count.count)));
         fence.next_offset = next_offset;
     }
     Ok(())

@@ -94,7 +94,11 @@ async fn what_was_acknowledged_is_projected_once_whatever_dies() {
         found.rows,
         found.cached
     );
-    assert!(found.cached >= 21 * load.contents as usize && answered > 100, "the cache was filled and read: {} {answered}", found.cached);
+    assert!(
+        found.cached >= 21 * load.contents as usize && answered > 100,
+        "the cache was filled and read: {} {answered}",
+        found.cached
+    );
     assert!(history.accepted() > commands / 2, "most commands are accepted: {}", history.accepted());
     for query in &queries {
         let hot = query.get("/v1/contents/post/1/likes").json();

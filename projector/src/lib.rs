@@ -48,11 +48,13 @@ pub struct Limits {
     pub batch_bytes: usize,
     /// Rows each partition's owner remembers between batches.
     pub rows_remembered: usize,
+    /// Counts each partition's owner remembers between batches.
+    pub counts_remembered: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { batch_events: 1000, batch_bytes: 1024 * 1024, rows_remembered: 4096 }
+        Self { batch_events: 2000, batch_bytes: 1024 * 1024, rows_remembered: 4096, counts_remembered: 8192 }
     }
 }
 

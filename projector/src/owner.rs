@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, num::NonZeroUsize, sync::Arc, time::Duration};
 
-use likewise_schema::{LikeToggled, Offset, Pair, Partition, Rejected, Timestamp};
+use likewise_schema::{Content, LikeToggled, Offset, Pair, Partition, Rejected, Timestamp};
 use likewise_storage::{
     StoreError,
     counters::{News, version_of},
@@ -99,6 +99,8 @@ struct Tenure {
     mark: Option<Mark>,
     /// Rows as of the last known commit.
     rows: LruCache<Pair, LikeRecord>,
+    /// Counts as of the last known commit.
+    counts: LruCache<Content, i64>,
     publisher: Publisher,
     /// How long the next read waits: not at all at first, so that a new tenure says at once what it heard.
     wait: Duration,
@@ -203,7 +205,8 @@ impl Owner {
         Ok(Tenure {
             fence: checkpoint.fence(),
             mark: checkpoint.mark,
-            rows: LruCache::new(NonZeroUsize::new(self.limits.rows_remembered).unwrap_or(NonZeroUsize::MIN)),
+            rows: remembered(self.limits.rows_remembered),
+            counts: remembered(self.limits.counts_remembered),
             publisher,
             wait: Duration::ZERO,
             caught_up_at: checkpoint.heard_at,
@@ -379,6 +382,9 @@ impl Owner {
             Err(stop) => return Err(stop),
         };
         self.meters.count(*tally.lock().unwrap_or_else(PoisonError::into_inner));
+        for count in &committed.counts {
+            tenure.counts.push(count.content, count.count);
+        }
         tenure.publisher.send(Changes {
             from: version_of(from),
             to: version_of(next_offset),
@@ -415,6 +421,13 @@ impl Owner {
                 None => read.push(pair),
             }
         }
+        let mut counts = HashMap::new();
+        for event in &events {
+            let content = event.like.content();
+            if let Some(count) = tenure.counts.get(&content) {
+                counts.insert(content, *count);
+            }
+        }
         let tally = Arc::clone(tally);
         let fold = move |prior: Vec<Option<LikeRecord>>| {
             let mut rows = known.clone();
@@ -423,12 +436,17 @@ impl Owner {
             *tally.lock().unwrap_or_else(PoisonError::into_inner) = tallied;
             writes
         };
-        Batch { fence: tenure.fence, advance, read, fold: Box::new(fold) }
+        Batch { fence: tenure.fence, advance, read, counts, fold: Box::new(fold) }
     }
+}
+
+fn remembered<K: std::hash::Hash + Eq, V>(most: usize) -> LruCache<K, V> {
+    LruCache::new(NonZeroUsize::new(most).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// A batch that moves the checkpoint as `batch` does, and writes nothing.
 fn empty_copy(batch: &Batch) -> Batch {
     let advance = batch.advance.clone();
-    Batch { fence: batch.fence, advance, read: Vec::new(), fold: Box::new(|_| Default::default()) }
+    let (read, counts) = (Vec::new(), HashMap::new());
+    Batch { fence: batch.fence, advance, read, counts, fold: Box::new(|_| Default::default()) }
 }

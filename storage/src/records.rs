@@ -6,6 +6,8 @@ mod mysql;
 mod spread;
 mod sqlite;
 
+use std::collections::HashMap;
+
 use async_trait::async_trait;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId};
 
@@ -160,6 +162,8 @@ pub struct Batch {
     pub advance: Advance,
     /// The pairs whose rows the fold does not know yet.
     pub read: Vec<Pair>,
+    /// Counts that the owner knows, as they are before this batch. Others are read.
+    pub counts: HashMap<Content, i64>,
     /// The fold.
     pub fold: Fold,
 }

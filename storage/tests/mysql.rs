@@ -1,6 +1,7 @@
 //! The MySQL records: the conformance suite on MySQL and on MariaDB, and what is special about them.
 
 use std::{
+    collections::HashMap,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -12,18 +13,18 @@ use likewise_schema::{Offset, Pair, Partition, PartitionCount};
 use likewise_storage::{
     RecordStore,
     conformance::{self, at, pair, partition, post},
-    records::{Advance, Batch, CountDelta, Fence, LikeRecord, MysqlRecords, Owner, Shards, SpreadRecords, Writes},
+    records::{
+        Advance, Batch, BucketDelta, CountDelta, Fence, LikeRecord, MysqlRecords, Owner, Shards, SpreadRecords, Writes,
+    },
 };
 use likewise_testkit::servers;
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use sqlx::{Connection, MySqlConnection};
 
 /// A new database on the server, and its URL.
 async fn database(server: &str) -> String {
     static MADE: AtomicUsize = AtomicUsize::new(0);
     let name = format!("storage_{}_{}", std::process::id(), MADE.fetch_add(1, Ordering::Relaxed));
-    let mut connection =
-        MySqlConnection::connect(&format!("{server}?ssl-mode=disabled")).await.expect("the servers answer");
-    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("the servers answer");
+    servers::create_database(server, &name).await;
     format!("{server}/{name}?ssl-mode=disabled")
 }
 
@@ -77,7 +78,53 @@ fn batch(fence: Fence, next: i64, rows: Vec<LikeRecord>) -> Batch {
         first_position: row.version,
     });
     let writes = Writes { counts: counts.collect(), rows, buckets: vec![] };
-    Batch { fence, advance, read, fold: Box::new(move |_| writes.clone()) }
+    Batch { fence, advance, read, counts: HashMap::new(), fold: Box::new(move |_| writes.clone()) }
+}
+
+/// What analysts read of the buckets are sums over all batches.
+async fn sum_buckets(server: String) {
+    let url = database(&server).await;
+    let store = MysqlRecords::new(&url, &Shards::all()).expect("a URL");
+    store.migrate().await.expect("migrated");
+    let owner = Owner { log_identity: "log".into(), partitions: PartitionCount::DEFAULT, fold_version: 1, micros: 1 };
+    let mut fence = store.acquire(partition(1), &owner).await.expect("acquired").fence();
+    let bucket = |id, slot, gained, lost| BucketDelta { content: post(id), slot, gained, lost };
+    let in_turn = [
+        (3, vec![bucket(1, 1000, 2, 0), bucket(17, 1000, 1, 0)]),
+        (4000, vec![bucket(1, 1000, 0, 1), bucket(1, 1001, 5, 2)]),
+        (4001, vec![bucket(1, 1001, 1, 0)]),
+    ];
+    for (next, buckets) in in_turn {
+        let mut batch = batch(fence, next, vec![]);
+        batch.fold = Box::new(move |_| Writes { buckets: buckets.clone(), ..Writes::default() });
+        store.commit(batch).await.expect("committed");
+        fence.next_offset = Offset::new(next).expect("valid");
+    }
+    let mut connection = MySqlConnection::connect(&url).await.expect("the servers answer");
+    let sql = "SELECT content_type, content_id, slot, CAST(gained AS SIGNED), CAST(lost AS SIGNED) FROM like_buckets \
+               ORDER BY content_id, slot";
+    let read = async |connection: &mut MySqlConnection| -> Vec<(String, i64, i64, i64, i64)> {
+        sqlx::query_as(sql).fetch_all(connection).await.expect("rows")
+    };
+    let post = || "post".to_owned();
+    let expected = [(post(), 1, 1000, 2, 1), (post(), 1, 1001, 6, 2), (post(), 17, 1000, 1, 0)];
+    assert_eq!(read(&mut connection).await, expected);
+    // Two days later the old ones are gone.
+    let mut later = batch(fence, 4002, vec![]);
+    let newest = BucketDelta { content: conformance::post(1), slot: 1000 + 288, gained: 1, lost: 0 };
+    later.fold = Box::new(move |_| Writes { buckets: vec![newest], ..Writes::default() });
+    store.commit(later).await.expect("committed");
+    assert_eq!(read(&mut connection).await, [(post(), 1, 1001, 6, 2), (post(), 1, 1288, 1, 0)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_sums_that_are_kept_for_two_days_in_mysql() {
+    sum_buckets(servers::mysql()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn buckets_are_sums_that_are_kept_for_two_days_in_mariadb() {
+    sum_buckets(servers::mariadb()).await;
 }
 
 /// Four owners write to one table at once, in orders that cross: locks collide, and no row is lost.

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tempfile::TempDir;
 
 use crate::{
@@ -83,10 +82,7 @@ impl Rig {
         let rig = Self { binary: binary.into(), dir, name, kafka, mysql, mariadb, redis, database: number % 16 };
         let () = redis::cmd("FLUSHDB").query(&mut rig.redis_connection()).expect("Redis answers");
         for server in [&rig.mysql, &rig.mariadb] {
-            let url = format!("{}?ssl-mode=disabled", server.get(servers::mysql_url));
-            let mut connection = MySqlConnection::connect(&url).await.expect("the server answers");
-            let create = AssertSqlSafe(format!("CREATE DATABASE {}", rig.name));
-            connection.execute(create).await.expect("a database");
+            servers::create_database(&server.get(servers::mysql_url), &rig.name).await;
         }
         for command in [&["topic", "create"][..], &["migrate"]] {
             let output = rig.settings("setup").output(command);

@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tempfile::TempDir;
 
 use crate::wait_until;
@@ -223,6 +224,13 @@ fn mysql_arguments(dir: &Path, port: u16, settings: &[&str]) -> Vec<String> {
     ];
     arguments.extend(settings.iter().map(|text| (*text).to_owned()));
     arguments
+}
+
+/// Makes a database on a MySQL or MariaDB at a URL without one.
+pub async fn create_database(url: &str, name: &str) {
+    let mut connection =
+        MySqlConnection::connect(&format!("{url}?ssl-mode=disabled")).await.expect("the server answers");
+    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a database");
 }
 
 /// Redis without persistence. `settings` are further arguments, such as `--maxmemory 10mb`.

@@ -1,6 +1,6 @@
 //! What every record store does.
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use likewise_schema::{Content, Offset, Pair, PartitionCount};
 
@@ -49,7 +49,7 @@ fn batch(fence: Fence, to: i64, read: Vec<Pair>, writes: Writes) -> Batch {
         next_event_at: Some(at(to + 1)),
         heard_at: at(to + 2),
     };
-    Batch { fence, advance, read, fold: Box::new(move |_| writes.clone()) }
+    Batch { fence, advance, read, counts: HashMap::new(), fold: Box::new(move |_| writes.clone()) }
 }
 
 async fn commit(store: &Store, fence: Fence, to: i64, rows: Vec<LikeRecord>, counts: Vec<CountDelta>) -> Committed {
@@ -171,8 +171,21 @@ async fn counts_are_summed(store: Store) {
     assert_eq!(committed.counts, [count(1, 2, 1), count(17, 0, 2)]);
     let committed = commit(&store, after(&held, 3), 5, vec![], vec![delta(post(1), -1, 4)]).await;
     assert_eq!(committed.counts, [count(1, 1, 4)]);
+    let mut knowing = batch(
+        after(&held, 5),
+        9,
+        vec![],
+        Writes { counts: vec![delta(post(1), 3, 7), delta(post(17), 1, 8)], ..Writes::default() },
+    );
+    knowing.counts = HashMap::from([(post(1), 1)]);
+    let committed = store.commit(knowing).await.expect("committed");
+    assert_eq!(
+        committed.counts,
+        [count(1, 4, 7), count(17, 1, 8)],
+        "one that the owner knows, and one that it does not"
+    );
     let read = store.counts(&[post(17), post(1), post(33), post(1)]).await.expect("read").value;
-    assert_eq!(read, [Some(count(17, 0, 2)), Some(count(1, 1, 4)), None, Some(count(1, 1, 4))]);
+    assert_eq!(read, [Some(count(17, 1, 8)), Some(count(1, 4, 7)), None, Some(count(1, 4, 7))]);
 }
 
 async fn a_new_generation_needs_the_fence_and_breaks_it(store: Store) {

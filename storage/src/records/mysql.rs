@@ -8,7 +8,7 @@ mod rows;
 mod statements;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fmt,
     ops::{Deref, DerefMut},
     sync::Arc,
@@ -39,7 +39,7 @@ use crate::StoreError;
 
 const STORE: &str = "the record store";
 /// Commits under way at once on one server: more wait, so that batches grow.
-const WRITERS_MAX: u32 = 8;
+const WRITERS: u16 = 8;
 const READERS_MAX: u32 = 16;
 /// How long a connection is waited for, and made.
 const CONNECT_MAX: Duration = Duration::from_secs(2);
@@ -65,7 +65,8 @@ const BUCKET_SLOTS_KEPT: i64 = 288;
 /// Records on one MySQL server.
 pub struct MysqlRecords {
     shards: Shards,
-    writers: MySqlPool,
+    /// A connection each. A shard has its own, so that each connection prepares the statements of few tables.
+    writers: Vec<MySqlPool>,
     readers: MySqlPool,
     flavour: OnceCell<Flavour>,
     /// The newest bucket slot of each partition; older ones are dropped relative to it.
@@ -155,10 +156,10 @@ impl MysqlRecords {
         }
         // Each size of a multi-row statement is prepared once for each table.
         let options = options.statement_cache_capacity(1024).disable_statement_logging();
-        let pool = |most, session: &'static str, idle| {
+        let pool = |most, session: &'static str, wait, idle| {
             MySqlPoolOptions::new()
                 .max_connections(most)
-                .acquire_timeout(CONNECT_MAX)
+                .acquire_timeout(wait)
                 .idle_timeout(idle)
                 .test_before_acquire(false)
                 .before_acquire(|connection, meta| {
@@ -176,8 +177,8 @@ impl MysqlRecords {
         };
         Ok(Self {
             shards: shards.clone(),
-            writers: pool(WRITERS_MAX, WRITER_SESSION, IDLE_MAX),
-            readers: pool(READERS_MAX, READER_SESSION, Duration::from_secs(30)),
+            writers: (0..WRITERS).map(|_| pool(1, WRITER_SESSION, WRITE_MAX, IDLE_MAX)).collect(),
+            readers: pool(READERS_MAX, READER_SESSION, CONNECT_MAX, Duration::from_secs(30)),
             flavour: OnceCell::new(),
             newest_slots: Mutex::default(),
         })
@@ -185,7 +186,7 @@ impl MysqlRecords {
 
     /// Makes the tables, or brings them to this program's version. Changes nothing where they are.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        migrate::run(&self.writers, &self.shards).await
+        migrate::run(&self.writers[0], &self.shards).await
     }
 
     /// Fails as unusable unless the tables are of this program's version and of these shards.
@@ -206,11 +207,12 @@ impl MysqlRecords {
         self.flavour.get_or_try_init(look).await.copied()
     }
 
-    /// Does `work` in a transaction, again after a conflict. A failed or late one has an unknown outcome.
-    async fn transact<T>(&self, work: impl Work<T>) -> Result<T, StoreError> {
+    /// Does `work` on a partition in a transaction, again after a conflict. A failed or late one has an unknown outcome.
+    async fn transact<T>(&self, partition: Partition, work: impl Work<T>) -> Result<T, StoreError> {
+        let writer = &self.writers[usize::from(partition.shard() % WRITERS)];
         let mut tries = 0;
         loop {
-            let mut connection = Held::new(&self.writers).await?;
+            let mut connection = Held::new(writer).await?;
             let once = async {
                 connection.execute(raw_sql("START TRANSACTION")).await?;
                 let done = work(&mut connection).await?;
@@ -314,7 +316,7 @@ impl RecordStore for MysqlRecords {
         };
         self.flavour().await.map_err(passing)?;
         let owner = Arc::new(owner.clone());
-        let acquired = self.transact(move |connection| {
+        let acquired = self.transact(partition, move |connection| {
             let owner = Arc::clone(&owner);
             async move {
                 if let Some(stored) = statements::checkpoint(connection, partition, true).await?
@@ -340,17 +342,21 @@ impl RecordStore for MysqlRecords {
         let partition = batch.fence.partition;
         let newest_slot = self.newest_slots.lock().get(&partition).copied().unwrap_or(0);
         let committed = self
-            .transact(move |connection| {
+            .transact(partition, move |connection| {
                 let batch = Arc::clone(&batch);
                 async move {
                     if !statements::advance(connection, &batch).await? {
                         return Ok(None);
                     }
                     let prior = statements::rows(connection, flavour, &batch.read).await?;
+                    let new: HashSet<Pair> =
+                        batch.read.iter().zip(&prior).filter(|(_, row)| row.is_none()).map(|(pair, _)| *pair).collect();
                     let writes = (batch.fold)(prior);
-                    statements::write_rows(connection, partition, &writes.rows).await?;
-                    let counts = statements::add_counts(connection, flavour, partition, &writes.counts).await?;
-                    statements::add_buckets(connection, partition, &writes.buckets).await?;
+                    let is_new = |pair: &Pair| new.contains(pair);
+                    statements::write_rows(connection, partition, &writes.rows, is_new).await?;
+                    let counts =
+                        statements::add_counts(connection, flavour, partition, &writes.counts, &batch.counts).await?;
+                    statements::add_buckets(connection, partition, batch.fence.next_offset, &writes.buckets).await?;
                     let newest = writes.buckets.iter().map(|bucket| bucket.slot).max().unwrap_or(0);
                     if newest > newest_slot {
                         statements::drop_buckets(connection, partition, newest - BUCKET_SLOTS_KEPT).await?;
@@ -368,7 +374,7 @@ impl RecordStore for MysqlRecords {
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
-        let renewed = self.transact(move |connection| {
+        let renewed = self.transact(fence.partition, move |connection| {
             async move {
                 if !statements::renew(connection, &fence, generation).await? {
                     return Ok(None);

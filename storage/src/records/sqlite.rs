@@ -212,7 +212,7 @@ fn commit(connection: &Connection, batch: &Batch, state: &mut Housekeeping) -> r
     }
     let is_new = prior.iter().zip(&batch.read).filter(|(row, _)| row.is_none()).map(|(_, pair)| *pair).collect();
     let writes = (batch.fold)(prior);
-    let counts = write(connection, fence.partition, &writes, &is_new, state)?;
+    let counts = write(connection, fence.partition, &writes, &is_new, &batch.counts, state)?;
     Ok(Some(Committed { rows: writes.rows, counts }))
 }
 
@@ -221,6 +221,7 @@ fn write(
     partition: Partition,
     writes: &Writes,
     is_new: &HashSet<Pair>,
+    known: &HashMap<Content, i64>,
     state: &mut Housekeeping,
 ) -> rusqlite::Result<Vec<Count>> {
     let mut new_rows: HashMap<Content, i64> = HashMap::new();
@@ -249,6 +250,8 @@ fn write(
             delta.first_position.get(),
         ];
         let (count, rows) = count.query_row(parameters, |row| Ok((row.get(0)?, row.get::<_, i64>(1)?)))?;
+        // What the owner knows goes first, as in a store that saves itself the reading.
+        let count = known.get(&content).map_or(count, |known| known + delta.delta);
         counts.push(Count { content, count, version: delta.version });
         if rows > SORTED_ROWS_MAX {
             listed.insert(content);

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use chrono::NaiveDateTime;
-use likewise_schema::{Content, ContentType, Pair, Partition, SHARDS, Timestamp, UserId};
+use likewise_schema::{Content, ContentType, Offset, Pair, Partition, SHARDS, Timestamp, UserId};
 use sqlx::{AssertSqlSafe, MySqlConnection, query, query_scalar};
 
 use super::{Failed, rows};
@@ -15,7 +15,10 @@ use crate::records::{
 
 /// Rows of one statement, largest first.
 const SIZES: [usize; 6] = [1000, 250, 60, 15, 4, 1];
-/// Bucket rows dropped at once.
+const COUNT_COLUMNS: &str = "content_type, content_id, `count`, version";
+/// Events whose changes of buckets are about one row.
+const CHUNK_EVENTS: i64 = 1024;
+/// Rows of buckets dropped at once.
 const DROP_MAX: u32 = 10_000;
 
 /// The two dialects, where they differ.
@@ -182,11 +185,26 @@ pub(super) async fn rows(
     Ok(pairs.iter().map(|pair| found.get(pair).cloned()).collect())
 }
 
-/// Writes full rows of one partition.
+/// Writes full rows of one partition. Those of new pairs are told apart: to insert costs less than to look whether to.
 pub(super) async fn write_rows(
     connection: &mut MySqlConnection,
     partition: Partition,
     records: &[LikeRecord],
+    is_new: impl Fn(&Pair) -> bool,
+) -> Result<(), Failed> {
+    let (new, known): (Vec<&LikeRecord>, Vec<&LikeRecord>) = records.iter().partition(|record| is_new(&record.pair));
+    write_pieces(connection, partition, &new, "").await?;
+    let update = "ON DUPLICATE KEY UPDATE created_at = VALUES(created_at), updated_at = VALUES(updated_at),
+                      is_canceled = VALUES(is_canceled), liked_at = VALUES(liked_at), version = VALUES(version),
+                      request_ring = VALUES(request_ring), request_floor = VALUES(request_floor)";
+    write_pieces(connection, partition, &known, update).await
+}
+
+async fn write_pieces(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    records: &[&LikeRecord],
+    or_else: &str,
 ) -> Result<(), Failed> {
     let table = table(partition.shard());
     for piece in pieces(records) {
@@ -194,10 +212,7 @@ pub(super) async fn write_rows(
         let sql = format!(
             "INSERT INTO {table} (user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at,
                                   version, request_ring, request_floor)
-             VALUES {values}
-             ON DUPLICATE KEY UPDATE created_at = VALUES(created_at), updated_at = VALUES(updated_at),
-                 is_canceled = VALUES(is_canceled), liked_at = VALUES(liked_at), version = VALUES(version),
-                 request_ring = VALUES(request_ring), request_floor = VALUES(request_floor)"
+             VALUES {values} {or_else}"
         );
         let mut insert = query(AssertSqlSafe(sql));
         for record in piece {
@@ -218,23 +233,53 @@ pub(super) async fn write_rows(
     Ok(())
 }
 
-/// Adds to counts, and gives them as they are then, in the order of `deltas`.
+/// Adds to counts, and gives them as they are then, in the order of `deltas`. Those in `known`, which is how they were
+/// before, are not read.
 pub(super) async fn add_counts(
     connection: &mut MySqlConnection,
     flavour: Flavour,
     partition: Partition,
     deltas: &[CountDelta],
+    known: &HashMap<Content, i64>,
 ) -> Result<Vec<Count>, Failed> {
+    let (sure, unsure): (Vec<CountDelta>, Vec<CountDelta>) =
+        deltas.iter().partition(|delta| known.contains_key(&delta.content));
+    write_deltas(connection, partition, &sure, "").await?;
+    let mut found = match flavour {
+        Flavour::MariaDb => write_deltas(connection, partition, &unsure, &format!("RETURNING {COUNT_COLUMNS}")).await?,
+        Flavour::Mysql => {
+            write_deltas(connection, partition, &unsure, "").await?;
+            let contents: Vec<Content> = unsure.iter().map(|delta| delta.content).collect();
+            counts(connection, flavour, &contents).await?
+        }
+    };
+    for delta in sure {
+        let count = known.get(&delta.content).copied().unwrap_or_default() + delta.delta;
+        found.insert(delta.content, Count { content: delta.content, count, version: delta.version });
+    }
+    let missing = Failed::Damaged("a count that was just written is not there");
+    deltas.iter().map(|delta| found.get(&delta.content).copied()).collect::<Option<_>>().ok_or(missing)
+}
+
+/// Gives what `returning` returns.
+async fn write_deltas(
+    connection: &mut MySqlConnection,
+    partition: Partition,
+    deltas: &[CountDelta],
+    returning: &str,
+) -> Result<HashMap<Content, Count>, Failed> {
+    let mut found = HashMap::with_capacity(deltas.len());
     for piece in pieces(deltas) {
-        let values = placeholders(6, piece.len());
+        let values = placeholders(7, piece.len());
         let sql = format!(
-            "INSERT INTO like_counts (content_id, content_type, `partition`, `count`, version, first_position)
+            "INSERT INTO like_counts (shard, content_id, content_type, `partition`, `count`, version, first_position)
              VALUES {values}
-             ON DUPLICATE KEY UPDATE `count` = `count` + VALUES(`count`), version = VALUES(version)"
+             ON DUPLICATE KEY UPDATE `count` = `count` + VALUES(`count`), version = VALUES(version) {returning}"
         );
         let mut insert = query(AssertSqlSafe(sql));
         for delta in piece {
             insert = insert
+                .bind(delta.content.shard())
                 .bind(delta.content.content_id.get())
                 .bind(delta.content.content_type.to_string())
                 .bind(partition.get())
@@ -242,12 +287,12 @@ pub(super) async fn add_counts(
                 .bind(delta.version.get())
                 .bind(delta.first_position.get());
         }
-        insert.execute(&mut *connection).await?;
+        for row in insert.fetch_all(&mut *connection).await? {
+            let count = rows::count(&row)?;
+            found.insert(count.content, count);
+        }
     }
-    let contents: Vec<Content> = deltas.iter().map(|delta| delta.content).collect();
-    let found = counts(connection, flavour, &contents).await?;
-    let missing = Failed::Damaged("a count that was just written is not there");
-    contents.iter().map(|content| found.get(content).copied()).collect::<Option<_>>().ok_or(missing)
+    Ok(found)
 }
 
 /// The counts that there are.
@@ -258,11 +303,10 @@ pub(super) async fn counts(
 ) -> Result<HashMap<Content, Count>, Failed> {
     let mut found = HashMap::with_capacity(contents.len());
     for piece in pieces(contents) {
-        let columns = "content_type, content_id, `count`, version";
-        let sql = flavour.look_up(columns, "like_counts", &["content_id"], piece.len());
+        let sql = flavour.look_up(COUNT_COLUMNS, "like_counts", &["shard", "content_id"], piece.len());
         let mut select = query(AssertSqlSafe(sql));
         for content in piece {
-            select = select.bind(content.content_id.get());
+            select = select.bind(content.shard()).bind(content.content_id.get());
         }
         for row in select.fetch_all(&mut *connection).await? {
             let count = rows::count(&row)?;
@@ -272,28 +316,31 @@ pub(super) async fn counts(
     Ok(found)
 }
 
+/// Appends to the buckets of a batch that begins at `first`.
 pub(super) async fn add_buckets(
     connection: &mut MySqlConnection,
     partition: Partition,
+    first: Offset,
     deltas: &[BucketDelta],
 ) -> Result<(), Failed> {
-    for piece in pieces(deltas) {
-        let values = placeholders(6, piece.len());
-        let sql = format!(
-            "INSERT INTO like_buckets (`partition`, slot, content_id, content_type, gained, lost) VALUES {values}
-             ON DUPLICATE KEY UPDATE gained = gained + VALUES(gained), lost = lost + VALUES(lost)"
+    for of_slot in deltas.chunk_by(|one, next| one.slot == next.slot) {
+        let change = |delta: &BucketDelta| {
+            // A type has no character that JSON escapes.
+            let Content { content_type, content_id } = delta.content;
+            format!(r#"["{content_type}",{content_id},{},{}]"#, delta.gained, delta.lost)
+        };
+        let changes: Vec<String> = of_slot.iter().map(change).collect();
+        let insert = query(
+            "INSERT INTO like_bucket_chunks (`partition`, slot, chunk, changes) VALUES (?, ?, ?, ?)
+             ON DUPLICATE KEY UPDATE changes = CONCAT(changes, ',', VALUES(changes))",
         );
-        let mut insert = query(AssertSqlSafe(sql));
-        for delta in piece {
-            insert = insert
-                .bind(partition.get())
-                .bind(delta.slot)
-                .bind(delta.content.content_id.get())
-                .bind(delta.content.content_type.to_string())
-                .bind(delta.gained)
-                .bind(delta.lost);
-        }
-        insert.execute(&mut *connection).await?;
+        insert
+            .bind(partition.get())
+            .bind(of_slot[0].slot)
+            .bind(first.get() / CHUNK_EVENTS)
+            .bind(changes.join(","))
+            .execute(&mut *connection)
+            .await?;
     }
     Ok(())
 }
@@ -304,7 +351,7 @@ pub(super) async fn drop_buckets(
     partition: Partition,
     slot: i64,
 ) -> Result<(), Failed> {
-    let drop = query("DELETE FROM like_buckets WHERE `partition` = ? AND slot <= ? LIMIT ?");
+    let drop = query("DELETE FROM like_bucket_chunks WHERE `partition` = ? AND slot <= ? LIMIT ?");
     drop.bind(partition.get()).bind(slot).bind(DROP_MAX).execute(connection).await?;
     Ok(())
 }

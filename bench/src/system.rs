@@ -1,0 +1,228 @@
+//! The whole service in roles on real servers, with everything and the load generator on one machine.
+
+use std::{
+    io::{Error, Result},
+    path::Path,
+    time::Duration,
+};
+
+use clap::Args;
+use likewise_testkit::{
+    Service, Settings,
+    servers::{self, Server},
+};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    lag::{self, Lag},
+    load::{self, Outcome, Pace, Plan, Requests, quantiles},
+    peers::{self, Kind},
+};
+
+#[derive(Args)]
+pub(crate) struct Options {
+    /// Seconds of the load of likes on one post beside reads.
+    #[arg(long, default_value_t = 60)]
+    seconds: u64,
+    /// Seconds of each step of the search for the highest rate.
+    #[arg(long, default_value_t = 15)]
+    step_seconds: u64,
+    /// Likes a second on one post.
+    #[arg(long, default_value_t = 3000.0)]
+    likes: f64,
+    /// Reads a second beside them.
+    #[arg(long, default_value_t = 7000.0)]
+    reads: f64,
+    /// Where the search begins, in likes a second; each step is a quarter more.
+    #[arg(long, default_value_t = 3000.0)]
+    from: f64,
+}
+
+/// Lag that a rate must stay below.
+const LAG_MAX_SECONDS: f64 = 1.0;
+/// Connections of each load.
+const CONNECTIONS: usize = 256;
+/// The share of likes and reads that are for one post, where they are for many.
+const ON_ONE_POST: f64 = 1.0 / 3.0;
+
+/// Everything that runs, and what it used of the processors.
+struct System {
+    kafka: Server,
+    mysql: Server,
+    redis: Server,
+    command_api: Service,
+    projector: Service,
+    query_api: Service,
+}
+
+impl System {
+    fn start(likewise: &Path, dir: &Path) -> Result<Self> {
+        let kafka = servers::start_kafka(&[]);
+        // As a server comes: a commit is on disk before it is answered.
+        let mysql = servers::start_mysql(&["--innodb-flush-log-at-trx-commit=1"]);
+        let redis = servers::start_redis(&[]);
+        let url = servers::mysql_url(&mysql);
+        tokio::runtime::Handle::current().block_on(servers::create_database(&url, "likewise"));
+        let settings = |folder: &str| {
+            Settings::new(&likewise.display().to_string(), &dir.join(folder))
+                .arg("--log")
+                .arg(&format!("kafka://{}/likes", kafka.address()))
+                .arg("--records")
+                .arg(&format!("{url}/likewise?ssl-mode=disabled"))
+                .arg("--counters")
+                .arg(&servers::redis_url(&redis))
+        };
+        for command in [&["topic", "create"][..], &["migrate"]] {
+            let output = settings("setup").output(command);
+            if !output.status.success() {
+                return Err(Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
+            }
+        }
+        let role = |role: &str| settings(role).role(role).start();
+        let (command_api, projector, query_api) = (role("command-api"), role("projector"), role("query-api"));
+        for service in [&command_api, &projector, &query_api] {
+            service.wait_ready();
+        }
+        Ok(Self { kafka, mysql, redis, command_api, projector, query_api })
+    }
+
+    /// Seconds of processor time that each part has used, the load generator last.
+    fn cpu(&self) -> [(&'static str, f64); 7] {
+        [
+            ("command API", cpu_seconds(self.command_api.id())),
+            ("projector", cpu_seconds(self.projector.id())),
+            ("query API", cpu_seconds(self.query_api.id())),
+            ("Kafka", cpu_seconds(self.kafka.id())),
+            ("MySQL", cpu_seconds(self.mysql.id())),
+            ("Redis", cpu_seconds(self.redis.id())),
+            ("load generator", cpu_seconds(std::process::id())),
+        ]
+    }
+
+    /// Waits until everything is projected.
+    async fn settle(&self) -> Result<()> {
+        loop {
+            // The gauge is a sample: let one pass, then look.
+            sleep(Duration::from_millis(1500)).await;
+            if lag::now(&self.projector.admin).await?.events == 0 {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// User and system time of a process, from /proc; its clock ticks a hundred times a second.
+fn cpu_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
+}
+
+pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
+    let dir = tempfile::tempdir()?;
+    let bare = bare(dir.path()).await?;
+    println!("A bare POST, closed loop, 64 connections: {bare:.0}/s");
+    let (binary, folder) = (likewise.to_owned(), dir.path().to_owned());
+    let starting = tokio::task::spawn_blocking(move || System::start(&binary, &folder));
+    let system = starting.await.map_err(Error::other)??;
+    let mut first = 0;
+
+    // Servers that have just started are slow: what is measured comes after a first load.
+    println!("Warming up");
+    first +=
+        load::run(&system.command_api.address, likes(options.step_seconds, 1000.0, first, ON_ONE_POST)).await?.sent;
+    let reads = Requests::Reads { on_one_post: ON_ONE_POST };
+    let plan = |seconds, rate, requests| Plan {
+        connections: CONNECTIONS,
+        time: Duration::from_secs(seconds),
+        pace: Pace::Open(rate),
+        requests,
+    };
+    load::run(&system.query_api.address, plan(options.step_seconds, 1000.0, reads)).await?;
+    system.settle().await?;
+
+    println!("\n{:.0} likes/s on one post beside {:.0} reads/s, {} s", options.likes, options.reads, options.seconds);
+    let measured = Measured::start(&system);
+    let (liked, read) = tokio::try_join!(
+        load::run(&system.command_api.address, likes(options.seconds, options.likes, first, 1.0)),
+        load::run(&system.query_api.address, plan(options.seconds, options.reads, reads)),
+    )?;
+    first += liked.sent;
+    let lag = measured.stop(&system, &liked).await;
+    print(&liked, &lag);
+    println!("    read      {}; {:.0}/s, {} refused", quantiles(&read.latency), read.rate(), read.refused);
+    system.settle().await?;
+
+    println!("\nLikes over many posts, a third on one, {} s a step", options.step_seconds);
+    let (mut rate, mut highest) = (options.from, 0.0);
+    loop {
+        println!("  {rate:.0}/s due");
+        let measured = Measured::start(&system);
+        let liked =
+            load::run(&system.command_api.address, likes(options.step_seconds, rate, first, ON_ONE_POST)).await?;
+        first += liked.sent;
+        let lag = measured.stop(&system, &liked).await;
+        print(&liked, &lag);
+        system.settle().await?;
+        if lag.seconds >= LAG_MAX_SECONDS || liked.rate() < 0.98 * rate {
+            break;
+        }
+        highest = rate;
+        rate *= 1.25;
+    }
+    println!(
+        "\nThe highest rate with lag below 1 s and nothing refused: {highest:.0}/s, {:.3} of the bare POST",
+        highest / bare
+    );
+    Ok(())
+}
+
+fn likes(seconds: u64, rate: f64, first: u64, on_one_post: f64) -> Plan {
+    Plan {
+        connections: CONNECTIONS,
+        time: Duration::from_secs(seconds),
+        pace: Pace::Open(rate),
+        requests: Requests::Likes { first, visible_every: (rate / 100.0) as u64, on_one_post },
+    }
+}
+
+async fn bare(dir: &Path) -> Result<f64> {
+    let server = peers::start(Kind::Bare, dir)?;
+    let requests = Requests::Likes { first: 0, visible_every: 0, on_one_post: 0.0 };
+    let plan = Plan { connections: 64, time: Duration::from_secs(5), pace: Pace::Closed, requests };
+    Ok(load::run(&server.address, plan).await?.rate())
+}
+
+/// A load under way.
+struct Measured {
+    lag: lag::Watch,
+    cpu: [(&'static str, f64); 7],
+    started: Instant,
+}
+
+impl Measured {
+    fn start(system: &System) -> Self {
+        let lag = lag::Watch::start(system.projector.admin.clone());
+        Self { lag, cpu: system.cpu(), started: Instant::now() }
+    }
+
+    /// Prints what each part used, for each 1,000 likes; gives the worst lag.
+    async fn stop(self, system: &System, liked: &Outcome) -> Lag {
+        let seconds = self.started.elapsed().as_secs_f64();
+        let used: Vec<(&str, f64)> =
+            system.cpu().into_iter().zip(self.cpu).map(|((name, now), (_, before))| (name, now - before)).collect();
+        let thousands = liked.accepted.max(1) as f64 / 1000.0;
+        let parts: Vec<String> =
+            used.iter().map(|(name, used)| format!("{name} {:.0}", used * 1000.0 / thousands)).collect();
+        let all: f64 = used.iter().map(|(_, used)| used).sum();
+        println!("    CPU       {} ms per 1,000 likes; {:.2} cores busy", parts.join(", "), all / seconds);
+        self.lag.stop().await
+    }
+}
+
+fn print(liked: &Outcome, lag: &Lag) {
+    println!("    accepted  {}; {:.0}/s, {} refused", quantiles(&liked.latency), liked.rate(), liked.refused);
+    println!("    visible   {}", quantiles(&liked.visible));
+    println!("    lag       at most {:.2} s, {} events", lag.seconds, lag.events);
+}
