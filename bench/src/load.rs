@@ -25,6 +25,9 @@ use uuid::Uuid;
 /// Contents that likes are spread over.
 const CONTENTS: u64 = 100_000;
 
+/// Contents that are read.
+const CONTENTS_READ: u64 = 1000;
+
 #[derive(Args)]
 pub(crate) struct Options {
     /// Where the service listens, such as 127.0.0.1:8080.
@@ -104,7 +107,7 @@ pub(crate) enum Requests {
         /// The share of likes that are for `post:1`, from 0 to 1.
         on_one_post: f64,
     },
-    /// Counts, and for every tenth a feed of twenty contents with the viewer's statuses.
+    /// Counts, and for every twentieth a feed of twenty contents, without a viewer.
     Reads {
         /// The share of counts that are of `post:1`, from 0 to 1.
         on_one_post: f64,
@@ -170,12 +173,13 @@ fn is_among(share: f64, number: u64) -> bool {
 
 /// The path of the read with this number.
 fn read(number: u64, on_one_post: f64) -> String {
-    let content = |number| if is_among(on_one_post, number) { 1 } else { 1 + mix(number) % CONTENTS };
-    if !number.is_multiple_of(10) {
+    let content = |number| if is_among(on_one_post, number) { 1 } else { 1 + mix(number) % CONTENTS_READ };
+    if !number.is_multiple_of(20) {
         return format!("/v1/contents/post/{}/likes", content(number));
     }
-    let contents: Vec<String> = (0..20).map(|index| format!("content=post:{}", content(number * 20 + index))).collect();
-    format!("/v1/likes?{}&viewer={}", contents.join("&"), 1 + mix(number ^ 0x5555) % 4_000_000)
+    let contents: Vec<String> =
+        (0..20).map(|index| format!("content=post:{}", 1 + mix(number * 20 + index) % CONTENTS_READ)).collect();
+    format!("/v1/likes?{}", contents.join("&"))
 }
 
 /// The JSON of the like with this number: a new pair for each.
@@ -212,7 +216,8 @@ impl Connection {
 
     /// Gets a path; gives the body.
     pub(crate) async fn get(&mut self, path: &str) -> Result<String> {
-        self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.map(|(_, body)| body)
+        let (_, body) = self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await?;
+        Ok(String::from_utf8_lossy(&self.buffer[body..]).into_owned())
     }
 
     /// Gets a path; gives the status.
@@ -220,7 +225,8 @@ impl Connection {
         self.send(&format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")).await.map(|(status, _)| status)
     }
 
-    async fn send(&mut self, request: &str) -> Result<(u16, String)> {
+    /// Gives the status, and where in the buffer the body begins.
+    async fn send(&mut self, request: &str) -> Result<(u16, usize)> {
         self.stream.write_all(request.as_bytes()).await?;
         self.buffer.clear();
         loop {
@@ -228,17 +234,19 @@ impl Connection {
                 return Err(Error::other("the server closed the connection"));
             }
             let Some(end) = self.buffer.windows(4).position(|window| window == b"\r\n\r\n") else { continue };
-            let head = String::from_utf8_lossy(&self.buffer[..end]).to_ascii_lowercase();
-            let length =
-                head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            let head = std::str::from_utf8(&self.buffer[..end]).map_err(Error::other)?;
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+            });
+            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
             let whole = end + 4 + length.unwrap_or(0);
             while self.buffer.len() < whole {
                 if self.stream.read_buf(&mut self.buffer).await? == 0 {
                     return Err(Error::other("the server closed the connection"));
                 }
             }
-            let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-            return Ok((status, String::from_utf8_lossy(&self.buffer[end + 4..whole]).into_owned()));
+            return Ok((status, end + 4));
         }
     }
 }

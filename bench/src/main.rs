@@ -68,8 +68,11 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() -> std::io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    match Cli::parse().command {
+    let command = Cli::parse().command;
+    // Beside a whole system the load generator takes as little of the machine as it can.
+    let workers = if matches!(command, Command::System { .. }) { 1 } else { 2 };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
+    match command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),

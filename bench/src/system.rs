@@ -24,6 +24,12 @@ pub(crate) struct Options {
     /// Seconds of the load of likes on one post beside reads.
     #[arg(long, default_value_t = 60)]
     seconds: u64,
+    /// One process (`likewise serve`) instead of one for each role.
+    #[arg(long)]
+    together: bool,
+    /// Seconds of a first load that is not measured.
+    #[arg(long, default_value_t = 90)]
+    warm_up_seconds: u64,
     /// Seconds of each step of the search for the highest rate.
     #[arg(long, default_value_t = 15)]
     step_seconds: u64,
@@ -50,14 +56,14 @@ struct System {
     kafka: Server,
     mysql: Server,
     redis: Server,
-    command_api: Service,
-    projector: Service,
-    query_api: Service,
+    /// Command API, projector and query API, or one process that is all three.
+    roles: Vec<(&'static str, Service)>,
 }
 
 impl System {
-    fn start(likewise: &Path, dir: &Path) -> Result<Self> {
-        let kafka = servers::start_kafka(&[]);
+    fn start(likewise: &Path, dir: &Path, together: bool) -> Result<Self> {
+        // As a broker comes, with the compiler that takes its time and pays for it.
+        let kafka = servers::start_kafka_with(&["-Xmx1g"], &[]);
         // As a server comes: a commit is on disk before it is answered.
         let mysql = servers::start_mysql(&["--innodb-flush-log-at-trx-commit=1"]);
         let redis = servers::start_redis(&[]);
@@ -78,25 +84,27 @@ impl System {
                 return Err(Error::other(String::from_utf8_lossy(&output.stderr).into_owned()));
             }
         }
-        let role = |role: &str| settings(role).role(role).start();
-        let (command_api, projector, query_api) = (role("command-api"), role("projector"), role("query-api"));
-        for service in [&command_api, &projector, &query_api] {
+        let names: &[&str] = if together { &["serve"] } else { &["command-api", "projector", "query-api"] };
+        let roles: Vec<_> = names.iter().map(|name| (*name, settings(name).role(name).start())).collect();
+        for (_, service) in &roles {
             service.wait_ready();
         }
-        Ok(Self { kafka, mysql, redis, command_api, projector, query_api })
+        Ok(Self { kafka, mysql, redis, roles })
+    }
+
+    /// The process that has a role.
+    fn role(&self, name: &str) -> &Service {
+        let (_, service) = self.roles.iter().find(|(role, _)| *role == name).unwrap_or(&self.roles[0]);
+        service
     }
 
     /// Seconds of processor time that each part has used, the load generator last.
-    fn cpu(&self) -> [(&'static str, f64); 7] {
-        [
-            ("command API", cpu_seconds(self.command_api.id())),
-            ("projector", cpu_seconds(self.projector.id())),
-            ("query API", cpu_seconds(self.query_api.id())),
-            ("Kafka", cpu_seconds(self.kafka.id())),
-            ("MySQL", cpu_seconds(self.mysql.id())),
-            ("Redis", cpu_seconds(self.redis.id())),
-            ("load generator", cpu_seconds(std::process::id())),
-        ]
+    fn cpu(&self) -> Vec<(&'static str, f64)> {
+        let roles = self.roles.iter().map(|(name, service)| (*name, service.id()));
+        let servers = [("Kafka", &self.kafka), ("MySQL", &self.mysql), ("Redis", &self.redis)];
+        let servers = servers.map(|(name, server)| (name, server.id()));
+        let all = roles.chain(servers).chain([("load generator", std::process::id())]);
+        all.map(|(name, id)| (name, cpu_seconds(id))).collect()
     }
 
     /// Waits until everything is projected.
@@ -104,7 +112,7 @@ impl System {
         loop {
             // The gauge is a sample: let one pass, then look.
             sleep(Duration::from_millis(1500)).await;
-            if lag::now(&self.projector.admin).await?.events == 0 {
+            if lag::now(&self.role("projector").admin).await?.events == 0 {
                 return Ok(());
             }
         }
@@ -123,30 +131,33 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let bare = bare(dir.path()).await?;
     println!("A bare POST, closed loop, 64 connections: {bare:.0}/s");
+    let together = options.together;
     let (binary, folder) = (likewise.to_owned(), dir.path().to_owned());
-    let starting = tokio::task::spawn_blocking(move || System::start(&binary, &folder));
+    let starting = tokio::task::spawn_blocking(move || System::start(&binary, &folder, together));
     let system = starting.await.map_err(Error::other)??;
     let mut first = 0;
 
-    // Servers that have just started are slow: what is measured comes after a first load.
-    println!("Warming up");
-    first +=
-        load::run(&system.command_api.address, likes(options.step_seconds, 1000.0, first, ON_ONE_POST)).await?.sent;
-    let reads = Requests::Reads { on_one_post: ON_ONE_POST };
+    let reads = Requests::Reads { on_one_post: 0.9 };
     let plan = |seconds, rate, requests| Plan {
         connections: CONNECTIONS,
         time: Duration::from_secs(seconds),
         pace: Pace::Open(rate),
         requests,
     };
-    load::run(&system.query_api.address, plan(options.step_seconds, 1000.0, reads)).await?;
+    // The broker compiles what runs often for its first minutes: what is measured comes after them.
+    println!("Warming up, {} s", options.warm_up_seconds);
+    let (liked, _) = tokio::try_join!(
+        load::run(&system.role("command-api").address, likes(options.warm_up_seconds, 2000.0, first, 0.7)),
+        load::run(&system.role("query-api").address, plan(options.warm_up_seconds, 1000.0, reads)),
+    )?;
+    first += liked.sent;
     system.settle().await?;
 
     println!("\n{:.0} likes/s on one post beside {:.0} reads/s, {} s", options.likes, options.reads, options.seconds);
     let measured = Measured::start(&system);
     let (liked, read) = tokio::try_join!(
-        load::run(&system.command_api.address, likes(options.seconds, options.likes, first, 1.0)),
-        load::run(&system.query_api.address, plan(options.seconds, options.reads, reads)),
+        load::run(&system.role("command-api").address, likes(options.seconds, options.likes, first, 1.0)),
+        load::run(&system.role("query-api").address, plan(options.seconds, options.reads, reads)),
     )?;
     first += liked.sent;
     let lag = measured.stop(&system, &liked).await;
@@ -160,7 +171,8 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
         println!("  {rate:.0}/s due");
         let measured = Measured::start(&system);
         let liked =
-            load::run(&system.command_api.address, likes(options.step_seconds, rate, first, ON_ONE_POST)).await?;
+            load::run(&system.role("command-api").address, likes(options.step_seconds, rate, first, ON_ONE_POST))
+                .await?;
         first += liked.sent;
         let lag = measured.stop(&system, &liked).await;
         print(&liked, &lag);
@@ -197,13 +209,13 @@ async fn bare(dir: &Path) -> Result<f64> {
 /// A load under way.
 struct Measured {
     lag: lag::Watch,
-    cpu: [(&'static str, f64); 7],
+    cpu: Vec<(&'static str, f64)>,
     started: Instant,
 }
 
 impl Measured {
     fn start(system: &System) -> Self {
-        let lag = lag::Watch::start(system.projector.admin.clone());
+        let lag = lag::Watch::start(system.role("projector").admin.clone());
         Self { lag, cpu: system.cpu(), started: Instant::now() }
     }
 

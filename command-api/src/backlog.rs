@@ -7,7 +7,7 @@ use std::{
 };
 
 use likewise_schema::{Offset, Partition, PartitionCount};
-use likewise_storage::Scopes;
+use likewise_storage::{Scopes, counters::Ask};
 use metrics::{Gauge, gauge};
 
 use crate::commands::Ports;
@@ -115,34 +115,39 @@ impl Backlog {
     /// Reads progress again and again.
     pub(crate) async fn watch(&self, ports: &Ports, scopes: &Scopes) {
         loop {
-            for partition in scopes.partitions().all() {
-                self.sample(partition, ports, scopes).await;
-            }
+            self.sample(ports, scopes).await;
             self.gauge.set(self.partitions.iter().map(Counted::behind).sum::<i64>() as f64);
             tokio::time::sleep(SAMPLE_EVERY).await;
         }
     }
 
-    async fn sample(&self, partition: Partition, ports: &Ports, scopes: &Scopes) {
-        let counted = &self.partitions[usize::from(partition.get())];
-        let Ok(Some(scope)) = scopes.scope(partition).await else { return };
-        match ports.counters.progress(scope).await {
-            Ok(Some(progress)) => {
+    async fn sample(&self, ports: &Ports, scopes: &Scopes) {
+        let mut asks = Vec::new();
+        for partition in scopes.partitions().all() {
+            if let Ok(Some(scope)) = scopes.scope(partition).await {
+                asks.push(Ask { scope, contents: Vec::new() });
+            }
+        }
+        let answers = ports.counters.read(&asks, None).await;
+        for (index, ask) in asks.iter().enumerate() {
+            let partition = ask.scope.partition;
+            let counted = &self.partitions[usize::from(partition.get())];
+            let progress = answers.as_ref().map(|answers| answers.get(index).and_then(|answer| answer.progress));
+            if let Ok(Some(progress)) = progress {
                 counted.projected.fetch_max(progress.position + 1, Ordering::Relaxed);
                 counted.end.fetch_max(progress.news.log_end.get(), Ordering::Relaxed);
                 let age = ports.clock.now().millis() - progress.news.heard_at.millis();
                 if age > DOUBT_AFTER_MILLIS {
                     scopes.doubt(partition);
                 }
+                continue;
             }
             // Without counters the records tell how far they are.
-            missing => {
-                if missing.is_ok() {
-                    scopes.doubt(partition);
-                }
-                if let Ok(Some(checkpoint)) = ports.records.checkpoint(partition).await {
-                    counted.projected.fetch_max(checkpoint.next_offset.get(), Ordering::Relaxed);
-                }
+            if progress.is_ok() {
+                scopes.doubt(partition);
+            }
+            if let Ok(Some(checkpoint)) = ports.records.checkpoint(partition).await {
+                counted.projected.fetch_max(checkpoint.next_offset.get(), Ordering::Relaxed);
             }
         }
     }

@@ -17,6 +17,10 @@ pub struct Routes {
     services: Vec<Configure>,
 }
 
+/// The path of the table that a request was matched with.
+#[derive(Clone, Copy)]
+pub(crate) struct RoutePath(pub(crate) &'static str);
+
 type Configure = Box<dyn FnOnce(&mut web::ServiceConfig)>;
 
 impl Routes {
@@ -61,7 +65,7 @@ impl Routes {
                 async move { Err::<HttpResponse, _>(problem) }
             };
             let resource = routes.into_iter().fold(Resource::new(path), |resource, (_, route)| resource.route(route));
-            config.service(resource.default_service(web::to(refuse)));
+            config.service(resource.app_data(RoutePath(path)).default_service(web::to(refuse)));
         }
         for service in self.services {
             service(config);

@@ -18,7 +18,7 @@ use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
     problem::{Kind, Problem},
-    routes::Routes,
+    routes::{RoutePath, Routes},
 };
 
 /// Threads that serve requests.
@@ -57,7 +57,8 @@ impl Server {
                         match answer {
                             Ok(answer) => {
                                 let response = answer.await?;
-                                let (route, status) = (response.request().match_pattern(), response.status().as_u16());
+                                let route = response.request().app_data::<RoutePath>().map(|RoutePath(path)| *path);
+                                let status = response.status().as_u16();
                                 meters.count((method, route, status), started.elapsed());
                                 Ok(response)
                             }
@@ -130,15 +131,15 @@ struct Meters {
 }
 
 /// Method, route and status.
-type MeterKey = (&'static str, Option<String>, u16);
+type MeterKey = (&'static str, Option<&'static str>, u16);
 
 impl Meters {
     fn count(&self, key: MeterKey, took: Duration) {
         let mut known = self.known.borrow_mut();
         let index = known.iter().position(|(known, ..)| *known == key).unwrap_or_else(|| {
-            let (method, route, status) = &key;
-            let route = route.clone().unwrap_or_else(|| "none".into());
-            let labels = [("method", (*method).to_owned()), ("route", route), ("status", status.to_string())];
+            let (method, route, status) = key;
+            let route = route.unwrap_or("none").to_owned();
+            let labels = [("method", method.to_owned()), ("route", route), ("status", status.to_string())];
             let requests = counter!("likewise_http_requests_total", &labels);
             let seconds = histogram!("likewise_http_request_seconds", &labels[1..2]);
             known.push((key, requests, seconds));

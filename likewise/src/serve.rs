@@ -41,6 +41,8 @@ const STUCK_AFTER: Duration = Duration::from_secs(40);
 const STUCK: i32 = 70;
 /// How often histograms are folded, which keeps their memory bounded.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+/// The pause between commits to a record server. Each costs it about as much as twenty rows.
+const COMMIT_PAUSE: Duration = Duration::from_millis(20);
 /// Upper bounds of latency buckets, in seconds.
 const LATENCY_BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1.0, 2.5, 10.0];
 
@@ -204,8 +206,11 @@ impl Projection {
         let (stop, stopping) = watch::channel(false);
         let status = Arc::new(Status::default());
         let (member, told) = (Arc::clone(&membership), Arc::clone(&status));
+        let is_on_a_server = settings.records.iter().any(|url| !wiring::is_embedded(url));
+        let pause = if is_on_a_server { COMMIT_PAUSE } else { Duration::ZERO };
+        let limits = Limits { pause, ..Limits::default() };
         let task = tokio::spawn(async move {
-            likewise_projector::run(ports, Limits::default(), &member, told, stopping).await;
+            likewise_projector::run(ports, limits, &member, told, stopping).await;
         });
         watch_for_stuck_owners(Arc::clone(&status))?;
         Ok(Self { status, membership, task, stop })

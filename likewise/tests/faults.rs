@@ -16,7 +16,8 @@ use std::{
 use likewise_testkit::{
     Service,
     audit::{self, checkpoints, ends},
-    load::{History, Load},
+    load::{History, Load, read, read_each},
+    proxy::{Fault, Proxy},
     rig::{Own, Rig},
     wait_until,
 };
@@ -531,6 +532,223 @@ async fn a_cache_that_is_emptied_killed_or_full_never_makes_a_wrong_answer() {
     assert!(read > 100);
     let found = rig.audit(&History::default()).await;
     println!("{} cached entries compared", found.cached);
+    drop(projector);
+}
+
+/// Redis does what it is told and its answers are lost: what was published again has no second effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_answers_of_the_cache_double_nothing() {
+    let rig = Rig::start(BINARY, Own { redis: true, proxied: true, ..Own::default() }).await;
+    let (api, query, projector) =
+        (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (api, query, history, over) = (&api, &query, &history, &over);
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
+        scope.spawn(move || read(std::slice::from_ref(query), load(1600), || over.load(Ordering::Relaxed)));
+        for round in 1..=10 * repeats() as u64 {
+            let before = (rig.redis_proxy().hits(), history.done());
+            rig.redis_proxy().set(Fault::AnswersLost);
+            wait_until("answers to be lost", Duration::from_secs(30), || rig.redis_proxy().hits() >= before.0 + 20);
+            rig.redis_proxy().set(Fault::None);
+            // What waits for a lost answer would be given that of another question.
+            rig.redis_proxy().cut();
+            wait_until("commands to go on", Duration::from_secs(30), || history.done() > before.1 + 20);
+            assert!(rig.redis_proxy().hits() >= 20 * round);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    rig.audit(&history).await;
+    read_each(std::slice::from_ref(&query), load(0), 3);
+    let found = rig.audit(&history).await;
+    println!("{} answers of Redis lost; {} cached entries are as they must be", rig.redis_proxy().hits(), found.cached);
+    assert!(found.cached >= 400, "{}", found.cached);
+    drop(projector);
+}
+
+/// The broker's acknowledgement is lost: the sender is told that the outcome is unknown, and its retries have one effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_acknowledgements_of_the_log_double_nothing() {
+    let rig = Rig::start(BINARY, Own { kafka: true, proxied: true, ..Own::default() }).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    thread::scope(|scope| {
+        let (api, history, over) = (&api, &history, &over);
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
+        for _ in 0..repeats() {
+            let (before, unknown) = (history.done(), history.unknown());
+            rig.kafka_proxy().set(Fault::AnswersLost);
+            wait_until("outcomes to be unknown", Duration::from_secs(30), || history.unknown() > unknown);
+            rig.kafka_proxy().set(Fault::None);
+            rig.kafka_proxy().cut();
+            wait_until("commands to go on", Duration::from_secs(60), || history.done() > before + 200);
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    println!("{} answers of the broker lost, {} outcomes unknown", rig.kafka_proxy().hits(), history.unknown());
+    rig.audit(&history).await;
+    drop(projector);
+}
+
+/// A projector dies with a batch that is committed and not published, or read and not committed, or committed without
+/// its knowing; nothing more happens to those contents, and all the same everything agrees soon after.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_projector_that_dies_between_two_stores_leaves_no_trace() {
+    let rig = Rig::start(BINARY, Own { mysql: true, redis: true, proxied: true, ..Own::default() }).await;
+    // It says what it knows of the cache to nobody: its own way there is cut, the audit's is not.
+    let api = rig.role("command-api", "command");
+    let query = rig.role("query-api", "query");
+    for round in 0..repeats() as u64 {
+        for (step, (proxy, fault)) in [
+            ("committed, not published", (rig.redis_proxy(), Fault::Silence)),
+            ("published, not known to be", (rig.redis_proxy(), Fault::AnswersLost)),
+            ("read, not committed", (rig.mysql_proxy(), Fault::Silence)),
+            ("committed, not known to be", (rig.mysql_proxy(), Fault::AnswersLost)),
+        ] {
+            let projector = rig.projector("a");
+            every_partition_moves(&rig, &api, 1000 * (round + 1)).await;
+            read_each(std::slice::from_ref(&query), load(0), 1);
+            let hits = proxy.hits();
+            proxy.set(fault);
+            let history = History::default();
+            let few = Load { commands: 64, ..load(64) };
+            few.run(std::slice::from_ref(&api), &history);
+            wait_until("the fault to hit", Duration::from_secs(30), || proxy.hits() > hits);
+            projector.kill();
+            proxy.set(Fault::None);
+            proxy.cut();
+            let projector = rig.projector("a");
+            let started = Instant::now();
+            let found = rig.audit(&history).await;
+            println!("{step}: all agree {:?} after the restart (10 s), {} entries", started.elapsed(), found.cached);
+            assert!(started.elapsed() < Duration::from_secs(10) * PATIENCE);
+            drop(projector);
+        }
+    }
+}
+
+/// The answer to a command is lost on its way: the sender asks again, and there is one effect.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_whose_answer_is_lost_has_one_effect() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    api.wait_ready();
+    let proxy = Proxy::start(&api.address);
+    for number in 0..10 * repeats() {
+        let id = uuid::Uuid::now_v7().to_string();
+        let body =
+            json!({ "requestId": id, "userId": 1 + number, "contentType": "post", "contentId": 7, "liked": true });
+        let hits = proxy.hits();
+        proxy.set(Fault::AnswersLost);
+        let request = format!(
+            "POST /v1/likes HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.to_string().len()
+        );
+        let mut stream = std::net::TcpStream::connect(proxy.address()).expect("the proxy listens");
+        std::io::Write::write_all(&mut stream, request.as_bytes()).expect("sent");
+        wait_until("the answer to be lost", Duration::from_secs(10), || proxy.hits() > hits);
+        proxy.set(Fault::None);
+        let again = api.post("/v1/likes", &body);
+        assert_eq!((again.status, again.header("Idempotent-Replayed")), (202, "true"), "{}", again.text);
+    }
+    let found = rig.audit(&History::default()).await;
+    assert_eq!((found.events, found.counts["post:7"]), (10 * repeats(), 10 * repeats() as i64));
+    drop(projector);
+}
+
+/// A record server that answers slowly keeps projection waiting and nothing else: no partition moves, nothing is lost.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_record_server_is_waited_for() {
+    let rig = Rig::start(BINARY, Own { mysql: true, proxied: true, ..Own::default() }).await;
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    every_partition_moves(&rig, &api, 1).await;
+    let epochs = audit::epochs(&rig.places().records).await;
+    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(300)));
+    let history = History::default();
+    load(640).run(std::slice::from_ref(&api), &history);
+    wait_until("answers to be late", Duration::from_secs(30), || rig.mysql_proxy().hits() > 20);
+    every_partition_moves(&rig, &api, 2).await;
+    assert_eq!(audit::epochs(&rig.places().records).await, epochs, "no partition was acquired anew");
+    rig.mysql_proxy().set(Fault::None);
+    rig.audit(&history).await;
+    drop(projector);
+}
+
+/// Readers whose fills are late, on a way of their own to a cache that is flushed and evicted, beside a replica that
+/// lags: what they install is never wrong.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn late_fills_and_a_lagging_replica_install_nothing_wrong() {
+    let rig = Rig::start(BINARY, Own { mysql: true, redis: true, proxied: true, ..Own::default() }).await;
+    let replica = rig.start_replica(Duration::from_secs(2)).await;
+    let slow = Proxy::start(rig.redis_proxy().address().as_str());
+    let reader = rig
+        .settings_with_cache("query", &rig.redis_through(&slow))
+        .role("query-api")
+        .arg("--records-replica")
+        .arg(&rig.replica_url(&replica, "0-7"))
+        .arg("--records-replica")
+        .arg(&rig.mariadb_url("8-15"))
+        .start();
+    let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
+    reader.wait_ready();
+    slow.set(Fault::AnswersLate(Duration::from_millis(15)));
+    let (history, over) = (History::default(), AtomicBool::new(false));
+    let wrong = Mutex::new(Vec::new());
+    let mut read_back = 0;
+    thread::scope(|scope| {
+        let (api, reader, history, over, wrong) = (&api, &reader, &history, &over, &wrong);
+        scope.spawn(move || load(1600).run_until(over, std::slice::from_ref(api), history));
+        for _ in 0..2 {
+            scope.spawn(move || read(std::slice::from_ref(reader), load(1600), || over.load(Ordering::Relaxed)));
+        }
+        let mut redis = rig.redis_connection();
+        for round in 0..20 * repeats() as u64 {
+            // A content of its own, whose count only this thread changes, is read back after every change.
+            let content = 1_000_000 + round % 3;
+            let path = format!("/v1/contents/post/{content}/like?viewer={}", 5000 + round);
+            let answer = api.send("PUT", &path, &[], None);
+            if answer.status == 202 {
+                let after = answer.json()["position"].as_str().unwrap_or_default().to_owned();
+                let seen = reader
+                    .get(&format!("/v1/contents/post/{content}/likes?after={after}&wait=2&viewer={}", 5000 + round));
+                let (seen, expected) = (seen.json(), round / 3 + 1);
+                if seen["stale"] != true && seen["count"].is_number() {
+                    read_back += 1;
+                    if seen["count"] != expected || seen["liked"] != true {
+                        wrong.lock().expect("not poisoned").push(format!("{seen}, not {expected}"));
+                    }
+                }
+            } else {
+                panic!("a like was answered {}", answer.text);
+            }
+            match round % 8 {
+                0 => {
+                    let () = redis::cmd("FLUSHALL").query(&mut redis).expect("flushed");
+                }
+                // Evicted: some of the keys that may be.
+                _ => {
+                    for pattern in ["like:count:*", "like:user:*"] {
+                        let keys: Vec<String> = redis::cmd("KEYS").arg(pattern).query(&mut redis).expect("keys");
+                        let some: Vec<&String> = keys.iter().step_by(3).collect();
+                        if !some.is_empty() {
+                            let () = redis::cmd("DEL").arg(some).query(&mut redis).expect("deleted");
+                        }
+                    }
+                }
+            }
+        }
+        over.store(true, Ordering::Relaxed);
+    });
+    let wrong = wrong.into_inner().expect("not poisoned");
+    println!("{read_back} numbers read back, {} wrong and not marked; {} late answers", wrong.len(), slow.hits());
+    assert_eq!(wrong.iter().take(3).collect::<BTreeSet<_>>(), BTreeSet::new());
+    assert!(read_back > 10 && slow.hits() > 100);
+    slow.set(Fault::None);
+    rig.audit(&history).await;
+    read_each(std::slice::from_ref(&reader), load(0), 3);
+    println!("{} cached entries are as they must be", rig.audit(&history).await.cached);
     drop(projector);
 }
 

@@ -57,7 +57,7 @@ fn disturb(
 async fn what_was_acknowledged_is_projected_once_whatever_dies() {
     let commands: usize = env::var("LIKEWISE_TEST_COMMANDS").map_or(20_000, |text| text.parse().unwrap());
     let rounds = commands.div_ceil(100_000);
-    let own = Own { kafka: true, mysql: true, redis: true };
+    let own = Own { kafka: true, mysql: true, redis: true, ..Own::default() };
     let mut rig = Rig::start(env!("CARGO_BIN_EXE_likewise"), own).await;
     let apis: Vec<Service> = (0..2).map(|number| rig.role("command-api", &format!("command-{number}"))).collect();
     let queries: Vec<Service> = (0..2).map(|number| rig.role("query-api", &format!("query-{number}"))).collect();

@@ -14,6 +14,7 @@ mod status;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 
 use likewise_schema::Partition;
@@ -39,11 +40,20 @@ pub struct Ports {
     pub clock: Clock,
 }
 
+/// How many times as long as the last commit took the next pause is, at least. So a busy store is relieved by larger batches.
+pub const PAUSE_PER_COMMIT: u32 = 3;
+/// What a pause is at most, in units of [`Limits::pause`].
+pub const PAUSE_GROWS_MAX: u32 = 4;
+
 /// How much a batch may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Events per batch. A batch takes what is there and never waits to be full, so batches grow under load alone.
     pub batch_events: usize,
+    /// The pause between two commits of a partition that has little more to apply; the first after a silence does not
+    /// wait. Where a commit is costly this makes fewer and larger ones. A store that is busy gets more time, see
+    /// [`PAUSE_PER_COMMIT`].
+    pub pause: Duration,
     /// Bytes of event values per batch.
     pub batch_bytes: usize,
     /// Rows each partition's owner remembers between batches.
@@ -54,7 +64,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { batch_events: 2000, batch_bytes: 1024 * 1024, rows_remembered: 4096, counts_remembered: 8192 }
+        Self {
+            batch_events: 2000,
+            pause: Duration::ZERO,
+            batch_bytes: 1024 * 1024,
+            rows_remembered: 4096,
+            counts_remembered: 8192,
+        }
     }
 }
 

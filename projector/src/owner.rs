@@ -13,11 +13,11 @@ use likewise_storage::{
 use lru::LruCache;
 use metrics::{Counter, Gauge, counter, gauge};
 use std::sync::{Mutex, PoisonError};
-use tokio::{sync::watch, task::JoinSet};
+use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{debug, error, warn};
 
 use crate::{
-    Limits, PartitionState, Ports, Status,
+    Limits, PAUSE_GROWS_MAX, PAUSE_PER_COMMIT, PartitionState, Ports, Status,
     fold::{self, Event, FOLD_VERSION, Tally},
     publish::{Changes, Publisher},
 };
@@ -104,6 +104,8 @@ struct Tenure {
     publisher: Publisher,
     /// How long the next read waits: not at all at first, so that a new tenure says at once what it heard.
     wait: Duration,
+    /// Before it there is no commit, unless much waits.
+    pause_until: Instant,
     /// When it last knew that nothing waits: no event that waits unseen came before.
     caught_up_at: Timestamp,
     /// A gap in the offsets was read once, from here.
@@ -209,6 +211,7 @@ impl Owner {
             counts: remembered(self.limits.counts_remembered),
             publisher,
             wait: Duration::ZERO,
+            pause_until: Instant::now(),
             caught_up_at: checkpoint.heard_at,
             gap_at: None,
         })
@@ -240,6 +243,10 @@ impl Owner {
         }
         if tenure.publisher.has_ended() {
             return Err(Stop::Again("the publisher found another owner or newer counters".into()));
+        }
+        let pause = tenure.pause_until.saturating_duration_since(Instant::now());
+        if !pause.is_zero() && self.stopped_within(pause).await {
+            return Err(Stop::Asked);
         }
         let from = tenure.fence.next_offset;
         // One more than a batch holds, to know the time of the next event.
@@ -284,7 +291,13 @@ impl Owner {
         let next_event_at = is_behind.then_some(waits_since);
         let news = News { log_end: slice.bounds.end, next_event_at, heard_at };
         let halt = judged.halt.take();
+        let (started, is_empty) = (Instant::now(), judged.events.is_empty());
         self.commit(tenure, judged, news).await?;
+        if !is_empty && slice.records.len() < self.limits.batch_events {
+            let Limits { pause, .. } = self.limits;
+            let relief = (started.elapsed() * PAUSE_PER_COMMIT).clamp(pause, pause * PAUSE_GROWS_MAX);
+            tenure.pause_until = Instant::now() + relief;
+        }
         self.next_offset = tenure.fence.next_offset;
         self.report.applied(self.partition, self.next_offset);
         self.measure(news.log_end, news.next_event_at);

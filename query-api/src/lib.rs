@@ -9,6 +9,7 @@
 mod contents;
 mod cursor;
 mod lists;
+mod local;
 mod reads;
 
 use std::{sync::Arc, time::Duration};

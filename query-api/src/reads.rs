@@ -14,6 +14,8 @@ use likewise_storage::{
 use metrics::counter;
 use tokio::time::Instant;
 
+use crate::local::Local;
+
 /// A claim whose owner has not heard from the log for longer is old.
 const HEARD_MAX_MILLIS: i64 = 3000;
 /// A claim whose next event has waited for longer is old.
@@ -86,6 +88,7 @@ pub struct Item {
 pub struct Reads {
     ports: Ports,
     scopes: Scopes,
+    local: Local,
 }
 
 /// What one source says of a content, each part with its claim.
@@ -114,7 +117,7 @@ fn filled_version(next_offset: Offset) -> Version {
 impl Reads {
     /// The role on its ports.
     pub fn new(ports: Ports) -> Self {
-        Self { scopes: Scopes::new(Arc::clone(&ports.records), ports.partitions), ports }
+        Self { scopes: Scopes::new(Arc::clone(&ports.records), ports.partitions), local: Local::default(), ports }
     }
 
     /// Counts of contents and the viewer's statuses, in the order asked for.
@@ -181,14 +184,21 @@ impl Reads {
         viewer: Option<UserId>,
         after: &After,
     ) -> Result<BTreeMap<Content, Said>, ReadError> {
+        let mut found = BTreeMap::new();
         let mut asks = Vec::with_capacity(asked.len());
         for (partition, contents) in asked {
-            if let Some(scope) = self.scopes.scope(*partition).await? {
-                asks.push(Ask { scope, contents: contents.clone() });
+            let contents =
+                if viewer.is_none() { self.take_local(contents, after, &mut found) } else { contents.clone() };
+            if !contents.is_empty()
+                && let Some(scope) = self.scopes.scope(*partition).await?
+            {
+                asks.push(Ask { scope, contents });
             }
         }
+        if asks.is_empty() {
+            return Ok(found);
+        }
         let answers = self.ports.counters.read(&asks, viewer).await.unwrap_or_default();
-        let mut found = BTreeMap::new();
         let mut missing: Vec<(Scope, Vec<Content>)> = Vec::new();
         for (index, ask) in asks.into_iter().enumerate() {
             let rest = match answers.get(index) {
@@ -208,6 +218,19 @@ impl Reads {
             }
         }
         Ok(found)
+    }
+
+    /// Takes what this process read a moment ago; gives the contents for which the cache must be asked.
+    fn take_local(&self, contents: &[Content], after: &After, found: &mut BTreeMap<Content, Said>) -> Vec<Content> {
+        let is_missing = |content: &&Content| {
+            let known = self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none());
+            if let Some((count, claim)) = known {
+                counter!("likewise_local_hits_total").increment(1);
+                found.insert(**content, Said { count, liked: None, claim });
+            }
+            known.is_none()
+        };
+        contents.iter().filter(is_missing).copied().collect()
     }
 
     /// Takes from the cache what is whole; gives the contents for which the records must be asked.
@@ -236,6 +259,7 @@ impl Reads {
             if let Some(count) = count.filter(|_| is_whole) {
                 let liked = viewer.and(status).map(|status| status.liked);
                 found.insert(*content, Said { count: count.count, liked, claim });
+                self.local.keep(*content, count.count, claim);
             }
             if !is_whole || !is_good {
                 rest.push(*content);
@@ -269,6 +293,7 @@ impl Reads {
         let mut statuses: BTreeMap<Scope, Vec<(Content, Status)>> = BTreeMap::new();
         for seen in &seen {
             self.keep(seen, after, found);
+            self.local.keep(seen.content, seen.count.count, seen.claim);
             if let Some(lease) = leases.get(&(seen.scope, LeaseKey::Count(seen.content))) {
                 fills.push((seen.scope, *lease, Fill::Count(seen.content, seen.count, jittered(COUNT_LIFE))));
             }

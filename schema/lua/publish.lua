@@ -17,7 +17,6 @@ for key = 2, last_count, 2 do
     elseif known and version(known) < tonumber(ARGV[argument + 1]) then
         redis.call('HSET', KEYS[key], 'count', ARGV[argument], 'v', ARGV[argument + 1])
     end
-    redis.call('DEL', KEYS[key + 1])
     argument = argument + 2
 end
 for key = last_count + 1, #KEYS, 2 do
@@ -27,8 +26,16 @@ for key = last_count + 1, #KEYS, 2 do
     elseif known and version(string.match(known, '%-?%d+$')) < tonumber(ARGV[argument + 2]) then
         redis.call('HSET', KEYS[key], ARGV[argument], ARGV[argument + 1])
     end
-    redis.call('DEL', KEYS[key + 1])
     argument = argument + 3
+end
+-- Nobody fills any more what was read before. Lua can unpack a few thousand at once.
+local leases = {}
+for key = 3, #KEYS, 2 do
+    leases[#leases + 1] = KEYS[key]
+    if #leases == 1000 or key == #KEYS then
+        redis.call('DEL', unpack(leases))
+        leases = {}
+    end
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[3], 'log_end', ARGV[4], 'next_event_at', ARGV[5], 'heard_at', ARGV[6],
     'recovering', ARGV[7])

@@ -14,7 +14,7 @@ CREATE TABLE like_counts (
 
 -- Likes gained and lost per ten minutes, for trending; not part of the digest. Changes are appended to rows of many
 -- contents, as `["post",42,1,0],…` (type, id, gained, lost), because a row for each content and slot costs a like almost
--- half of what its record costs. `chunk` is a batch's first offset by 1024.
+-- half of what its record costs. `chunk` is a batch's first offset by 256.
 CREATE TABLE like_bucket_chunks (
     `partition` SMALLINT   NOT NULL,
     slot        BIGINT     NOT NULL,

@@ -117,7 +117,8 @@ impl Servers {
             counters: Faulty::new(&process, &self.counters),
             clock: self.clock.clone(),
         };
-        let limits = Limits { batch_events, batch_bytes: 1 << 20, rows_remembered: 4, counts_remembered: 2 };
+        let pause = Duration::from_millis(5);
+        let limits = Limits { batch_events, pause, batch_bytes: 1 << 20, rows_remembered: 4, counts_remembered: 2 };
         let (stop, asked) = watch::channel(false);
         let mut tasks = JoinSet::new();
         let status = Arc::new(Status::default());

@@ -214,6 +214,18 @@ pub async fn checkpoints(records: &[String]) -> BTreeMap<i32, i64> {
     found
 }
 
+/// The epoch of each partition: it rises when the partition is acquired.
+pub async fn epochs(records: &[String]) -> BTreeMap<i32, i64> {
+    let mut found = BTreeMap::new();
+    for url in records {
+        let mut connection = MySqlConnection::connect(url).await.expect("the record server answers");
+        let sql = "SELECT CAST(`partition` AS SIGNED), epoch FROM projection_checkpoints";
+        let rows = connection.fetch_all(sql).await.expect("checkpoints");
+        found.extend(rows.iter().map(|row| (row.get::<i64, _>(0) as i32, row.get(1))));
+    }
+    found
+}
+
 /// What is not there yet, in words.
 async fn behind(places: &Places, ends: &BTreeMap<i32, i64>) -> Vec<String> {
     let mut missing = Vec::new();

@@ -7,6 +7,7 @@
 
 pub mod audit;
 pub mod load;
+pub mod proxy;
 pub mod rig;
 pub mod servers;
 mod service;

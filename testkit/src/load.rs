@@ -65,6 +65,11 @@ impl History {
         self.told().values().filter(|told| told.accepted).count()
     }
 
+    /// How many outcomes were unknown at some time.
+    pub fn unknown(&self) -> usize {
+        self.told().values().filter(|told| told.unknown).count()
+    }
+
     fn note(&self, id: &str, change: impl Fn(&mut Told)) {
         change(self.told.lock().unwrap_or_else(PoisonError::into_inner).entry(id.to_owned()).or_default());
     }

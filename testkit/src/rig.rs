@@ -4,15 +4,17 @@ use std::{
     path::Path,
     sync::atomic::{AtomicUsize, Ordering},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
 use tempfile::TempDir;
 
 use crate::{
     Service, Settings,
     audit::{self, Found, Places},
     load::History,
+    proxy::Proxy,
     servers::{self, Server},
 };
 
@@ -26,8 +28,21 @@ pub struct Rig {
     mysql: Place,
     mariadb: Place,
     redis: Place,
+    /// In front of those servers that are its own, where it was asked for them.
+    proxies: Proxies,
     /// The database on Redis, so that systems that share a server share no token bucket.
     database: usize,
+}
+
+/// What the processes of a system see of its own servers.
+#[derive(Default)]
+pub struct Proxies {
+    /// In front of the broker.
+    pub kafka: Option<Proxy>,
+    /// In front of the server of shards 0 to 7.
+    pub mysql: Option<Proxy>,
+    /// In front of the cache.
+    pub redis: Option<Proxy>,
 }
 
 enum Place {
@@ -45,6 +60,8 @@ pub struct Own {
     pub mysql: bool,
     /// The cache.
     pub redis: bool,
+    /// With a fault proxy in front of each that it gets for itself.
+    pub proxied: bool,
 }
 
 impl Place {
@@ -74,12 +91,30 @@ impl Rig {
         };
         let mysql = place(own.mysql, || servers::start_mysql(&[]), servers::mysql);
         let mariadb = place(false, || servers::start_mariadb(&[]), servers::mariadb);
-        let kafka = place(own.kafka, || servers::start_kafka(&[]), servers::kafka);
+        let proxy = |is_own| (is_own && own.proxied).then(|| Proxy::start(""));
+        let proxies = Proxies { kafka: proxy(own.kafka), mysql: proxy(own.mysql), redis: proxy(own.redis) };
+        // Clients are told by the broker where it is.
+        let advertised =
+            proxies.kafka.as_ref().map(|proxy| format!("advertised.listeners=PLAINTEXT://{}", proxy.address()));
+        let kafka = if own.kafka {
+            thread::spawn(move || {
+                let settings: Vec<&str> = advertised.iter().map(String::as_str).collect();
+                Place::Own(Box::new(servers::start_kafka(&settings)))
+            })
+        } else {
+            place(false, || servers::start_kafka(&[]), servers::kafka)
+        };
         let redis = place(own.redis, || servers::start_redis(&[]), servers::redis);
         let joined = |place: thread::JoinHandle<Place>| place.join().expect("the server starts");
         let (mysql, mariadb, kafka, redis) = (joined(mysql), joined(mariadb), joined(kafka), joined(redis));
+        for (proxy, place) in [(&proxies.kafka, &kafka), (&proxies.mysql, &mysql), (&proxies.redis, &redis)] {
+            if let (Some(proxy), Place::Own(server)) = (proxy, place) {
+                proxy.lead_to(&server.address());
+            }
+        }
         let dir = tempfile::tempdir().expect("a folder");
-        let rig = Self { binary: binary.into(), dir, name, kafka, mysql, mariadb, redis, database: number % 16 };
+        let rig =
+            Self { binary: binary.into(), dir, name, kafka, mysql, mariadb, redis, proxies, database: number % 16 };
         let () = redis::cmd("FLUSHDB").query(&mut rig.redis_connection()).expect("Redis answers");
         for server in [&rig.mysql, &rig.mariadb] {
             servers::create_database(&server.get(servers::mysql_url), &rig.name).await;
@@ -106,8 +141,29 @@ impl Rig {
         self.redis.own()
     }
 
+    /// The fault proxy in front of the broker.
+    pub fn kafka_proxy(&self) -> &Proxy {
+        self.proxies.kafka.as_ref().expect("the broker is proxied")
+    }
+
+    /// The fault proxy in front of the server of shards 0 to 7.
+    pub fn mysql_proxy(&self) -> &Proxy {
+        self.proxies.mysql.as_ref().expect("MySQL is proxied")
+    }
+
+    /// The fault proxy in front of the cache.
+    pub fn redis_proxy(&self) -> &Proxy {
+        self.proxies.redis.as_ref().expect("Redis is proxied")
+    }
+
+    /// Without proxies.
     fn redis_url(&self) -> String {
         format!("{}/{}", self.redis.get(servers::redis_url), self.database)
+    }
+
+    /// The broker as its clients see it.
+    fn kafka_address(&self) -> String {
+        self.proxies.kafka.as_ref().map_or_else(|| self.kafka.get(Server::address), Proxy::address)
     }
 
     /// A connection to the cache.
@@ -118,7 +174,7 @@ impl Rig {
 
     /// The log's URL.
     pub fn log_url(&self) -> String {
-        format!("kafka://{}/{name}?group={name}", self.kafka.get(Server::address), name = self.name)
+        format!("kafka://{}/{name}?group={name}", self.kafka_address(), name = self.name)
     }
 
     fn database(&self, server: &Place) -> String {
@@ -127,17 +183,60 @@ impl Rig {
 
     /// Settings of a process that shares these servers, with a folder of its own.
     pub fn settings(&self, folder: &str) -> Settings {
-        let records = |server, shards| format!("{}&shards={shards}", self.database(server));
+        let redis = self.proxies.redis.as_ref().map_or_else(|| self.redis_url(), |proxy| self.redis_through(proxy));
+        self.settings_with_cache(folder, &redis)
+    }
+
+    /// The cache's URL through a proxy.
+    pub fn redis_through(&self, proxy: &Proxy) -> String {
+        format!("redis://{}/{}", proxy.address(), self.database)
+    }
+
+    /// The same with another way to the cache.
+    pub fn settings_with_cache(&self, folder: &str, redis: &str) -> Settings {
+        let mysql = self.proxies.mysql.as_ref().map_or_else(
+            || self.database(&self.mysql),
+            |proxy| format!("mysql://root@{}/{}?ssl-mode=disabled", proxy.address(), self.name),
+        );
+        let mariadb = self.database(&self.mariadb);
         let dir: &Path = self.dir.path();
         Settings::new(&self.binary, &dir.join(folder))
             .arg("--log")
             .arg(&self.log_url())
             .arg("--records")
-            .arg(&records(&self.mysql, "0-7"))
+            .arg(&format!("{mysql}&shards=0-7"))
             .arg("--records")
-            .arg(&records(&self.mariadb, "8-15"))
+            .arg(&format!("{mariadb}&shards=8-15"))
             .arg("--counters")
-            .arg(&self.redis_url())
+            .arg(redis)
+    }
+
+    /// A server that follows the one of shards 0 to 7, so much later.
+    pub async fn start_replica(&self, delay: Duration) -> Server {
+        let Place::Own(source) = &self.mysql else { panic!("the server is shared with other tests") };
+        let replica = servers::start_mysql_replica(source, delay).await;
+        let url = format!("{}?ssl-mode=disabled", servers::mysql_url(&replica));
+        let is_there = async || {
+            let mut connection = MySqlConnection::connect(&url).await.expect("the replica answers");
+            let sql = AssertSqlSafe(format!("SELECT COUNT(*) FROM {}.projection_checkpoints", self.name));
+            connection.fetch_one(sql).await.is_ok()
+        };
+        let started = Instant::now();
+        while !is_there().await {
+            assert!(started.elapsed() < Duration::from_secs(60), "the replica has no tables");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        replica
+    }
+
+    /// The URL of a replica's records.
+    pub fn replica_url(&self, replica: &Server, shards: &str) -> String {
+        format!("{}/{}?ssl-mode=disabled&shards={shards}", servers::mysql_url(replica), self.name)
+    }
+
+    /// The URL of the records on the second server.
+    pub fn mariadb_url(&self, shards: &str) -> String {
+        format!("{}&shards={shards}", self.database(&self.mariadb))
     }
 
     /// One role.
@@ -153,7 +252,7 @@ impl Rig {
     /// Where an audit looks.
     pub fn places(&self) -> Places {
         Places {
-            kafka: self.kafka.get(Server::address),
+            kafka: self.kafka_address(),
             topic: self.name.clone(),
             records: vec![self.database(&self.mysql), self.database(&self.mariadb)],
             redis: vec![self.redis_url()],

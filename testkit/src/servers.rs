@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 use tempfile::TempDir;
 
 use crate::wait_until;
@@ -137,8 +137,13 @@ fn texts(arguments: &[&str]) -> Vec<String> {
     arguments.iter().map(|text| (*text).to_owned()).collect()
 }
 
-/// A Kafka broker that is its own controller. `settings` are lines of `server.properties`.
+/// A Kafka broker that is its own controller, made to start fast. `settings` are lines of `server.properties`.
 pub fn start_kafka(settings: &[&str]) -> Server {
+    start_kafka_with(&["-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"], settings)
+}
+
+/// The same with the virtual machine's flags as given.
+pub fn start_kafka_with(flags: &[&str], settings: &[&str]) -> Server {
     let dir = tempfile::tempdir().expect("a folder");
     let (port, controller) = (free_port(), free_port());
     let data = dir.path().join("data");
@@ -163,10 +168,7 @@ group.initial.rebalance.delay.ms=0
     settings.iter().for_each(|line| text.extend([line, "\n"]));
     fs::write(&properties, text).expect("properties are written");
     let classes = format!("{}/*", installed("kafka-4.1.0").display());
-    let java = |arguments: &[&str]| {
-        let flags = ["java", "-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-cp", &classes];
-        texts(&[&flags, arguments].concat())
-    };
+    let java = |arguments: &[&str]| texts(&[&["java"], flags, &["-cp", &classes], arguments].concat());
     let properties = properties.display().to_string();
     let format = java(&["kafka.tools.StorageTool", "format", "-t", "bGlrZXdpc2UtdGVzdC1pZA", "-c", &properties]);
     run(Command::new(&format[0]).args(&format[1..]));
@@ -224,6 +226,29 @@ fn mysql_arguments(dir: &Path, port: u16, settings: &[&str]) -> Vec<String> {
     ];
     arguments.extend(settings.iter().map(|text| (*text).to_owned()));
     arguments
+}
+
+/// A MySQL that applies what `source` does, so much later.
+pub async fn start_mysql_replica(source: &Server, delay: Duration) -> Server {
+    let replica = tokio::task::spawn_blocking(|| start_mysql(&["--server-id=2"])).await.expect("the server starts");
+    let connect = async |server: &Server| {
+        let url = format!("{}?ssl-mode=disabled", mysql_url(server));
+        MySqlConnection::connect(&url).await.expect("the server answers")
+    };
+    // From the first moment of the source's life.
+    let logs = connect(source).await.fetch_all("SHOW BINARY LOGS").await.expect("a binary log");
+    let file: String = logs[0].get(0);
+    let follow = format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'root',
+         GET_SOURCE_PUBLIC_KEY = 1, SOURCE_LOG_FILE = '{file}', SOURCE_LOG_POS = 4, SOURCE_DELAY = {}",
+        source.port,
+        delay.as_secs()
+    );
+    let mut connection = connect(&replica).await;
+    for sql in [follow.as_str(), "START REPLICA"] {
+        connection.execute(AssertSqlSafe(sql)).await.expect("the replica follows");
+    }
+    replica
 }
 
 /// Makes a database on a MySQL or MariaDB at a URL without one.

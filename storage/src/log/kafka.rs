@@ -34,6 +34,8 @@ const DELIVERY_MAX: Duration = Duration::from_millis(1200);
 /// Records and kilobytes that may wait for the broker; past them an append is rejected.
 const WAITING_MAX: &str = "20000";
 const WAITING_KBYTES_MAX: &str = "65536";
+/// How long a record waits for others of its partition: a request to the broker costs far more than a record in it.
+const LINGER_MS: &str = "5";
 /// How long a broker may not have answered before appends are rejected at once.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 /// How long a request to the broker may take.
@@ -235,7 +237,7 @@ fn producer(url: &KafkaUrl) -> Result<FutureProducer<Context>, StoreError> {
         .set("enable.idempotence", "true")
         .set("message.timeout.ms", DELIVERY_MAX.as_millis().to_string())
         .set("request.timeout.ms", "1000")
-        .set("queue.buffering.max.ms", "1")
+        .set("queue.buffering.max.ms", LINGER_MS)
         .set("queue.buffering.max.messages", WAITING_MAX)
         .set("queue.buffering.max.kbytes", WAITING_KBYTES_MAX)
         .set("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string())

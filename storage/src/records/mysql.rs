@@ -53,8 +53,8 @@ const RETRIES_MAX: u32 = 5;
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// A connection unused for longer is tried before it is used.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
-/// What an owner's connection waits for. A stopped owner loses its transaction, and so its locks, after `wait_timeout`.
-const WRITER_SESSION: &str = "SET SESSION innodb_lock_wait_timeout = 3, SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
+/// What an owner's connection waits for; its transactions begin with their first statement. A stopped owner loses its transaction, and so its locks, after `wait_timeout`.
+const WRITER_SESSION: &str = "SET SESSION autocommit = 0, SESSION innodb_lock_wait_timeout = 3, SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
                               SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
 /// Rows that a scan sends at once.
@@ -186,7 +186,7 @@ impl MysqlRecords {
 
     /// Makes the tables, or brings them to this program's version. Changes nothing where they are.
     pub async fn migrate(&self) -> Result<(), StoreError> {
-        migrate::run(&self.writers[0], &self.shards).await
+        migrate::run(&self.readers, &self.shards).await
     }
 
     /// Fails as unusable unless the tables are of this program's version and of these shards.
@@ -214,7 +214,6 @@ impl MysqlRecords {
         loop {
             let mut connection = Held::new(writer).await?;
             let once = async {
-                connection.execute(raw_sql("START TRANSACTION")).await?;
                 let done = work(&mut connection).await?;
                 connection.execute(raw_sql("COMMIT")).await?;
                 Ok::<T, Failed>(done)

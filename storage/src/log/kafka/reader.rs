@@ -23,16 +23,20 @@ use crate::{
     log::{LogRecord, ReadLimit},
 };
 
-/// How much of each partition is fetched ahead of what is read.
-pub(super) struct Ahead {
+/// How much is fetched.
+pub(super) struct Fetch {
+    /// Of each partition, ahead of what is read.
     records: &'static str,
     kbytes: &'static str,
+    /// The broker answers when it has so much, of all partitions together, or when a fetch has waited so long.
+    bytes: &'static str,
+    wait_ms: &'static str,
 }
 
-/// For reads that go on where they ended.
-pub(super) const TAIL: Ahead = Ahead { records: "10000", kbytes: "8192" };
+/// For reads that go on where they ended. An answer for each record would cost the broker more than the record did.
+pub(super) const TAIL: Fetch = Fetch { records: "10000", kbytes: "8192", bytes: "65536", wait_ms: "15" };
 /// For reads of what is there, which seldom go on.
-pub(super) const LOOK: Ahead = Ahead { records: "1000", kbytes: "1024" };
+pub(super) const LOOK: Fetch = Fetch { records: "1000", kbytes: "1024", bytes: "1", wait_ms: "250" };
 
 /// A consumer whose partitions stand where they were last read.
 pub(super) struct Reader {
@@ -63,7 +67,7 @@ pub(super) struct Read {
 }
 
 impl Reader {
-    pub(super) fn new(url: &KafkaUrl, ahead: Ahead) -> Result<Self, StoreError> {
+    pub(super) fn new(url: &KafkaUrl, fetch: Fetch) -> Result<Self, StoreError> {
         let context = Context::default();
         let disturbances = Arc::clone(&context.disturbances);
         let consumer: StreamConsumer<Context> = url
@@ -72,11 +76,12 @@ impl Reader {
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
             .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", "250")
+            .set("fetch.min.bytes", fetch.bytes)
+            .set("fetch.wait.max.ms", fetch.wait_ms)
             .set("fetch.error.backoff.ms", "50")
             .set("fetch.queue.backoff.ms", "5")
-            .set("queued.min.messages", ahead.records)
-            .set("queued.max.messages.kbytes", ahead.kbytes)
+            .set("queued.min.messages", fetch.records)
+            .set("queued.max.messages.kbytes", fetch.kbytes)
             .set("fetch.message.max.bytes", "1048576")
             .create_with_context(context)
             .map_err(|e| unavailable(&e))?;

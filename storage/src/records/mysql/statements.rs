@@ -13,11 +13,17 @@ use crate::records::{
     digest,
 };
 
-/// Rows of one statement, largest first.
-const SIZES: [usize; 6] = [1000, 250, 60, 15, 4, 1];
+/// Rows of one statement, largest first: each size of each statement is prepared once.
+const SIZES: [usize; 11] = [1000, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1];
+/// Up to so many rows the last one is repeated rather than the rest written by another statement.
+const REPEATED_MAX: usize = 64;
 const COUNT_COLUMNS: &str = "content_type, content_id, `count`, version";
+const REPLACE_ROW: &str = "ON DUPLICATE KEY UPDATE created_at = VALUES(created_at), updated_at = VALUES(updated_at),
+                               is_canceled = VALUES(is_canceled), liked_at = VALUES(liked_at),
+                               version = VALUES(version), request_ring = VALUES(request_ring),
+                               request_floor = VALUES(request_floor)";
 /// Events whose changes of buckets are about one row.
-const CHUNK_EVENTS: i64 = 1024;
+const CHUNK_EVENTS: i64 = 256;
 /// Rows of buckets dropped at once.
 const DROP_MAX: u32 = 10_000;
 
@@ -55,13 +61,33 @@ impl Flavour {
     }
 }
 
+/// A part of the rows, and how many a statement for it holds: the last one is repeated where they are fewer.
+struct Piece<'a, T> {
+    rows: &'a [T],
+    size: usize,
+}
+
+impl<'a, T> Piece<'a, T> {
+    fn is_full(&self) -> bool {
+        self.rows.len() == self.size
+    }
+
+    /// The rows, and the last one again until the size is reached.
+    fn padded(&self) -> impl Iterator<Item = &'a T> {
+        let last = self.rows.last();
+        self.rows.iter().chain(std::iter::repeat_with(move || last).flatten()).take(self.size)
+    }
+}
+
 /// Splits into pieces of the known sizes.
-fn pieces<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+fn pieces<T>(mut rows: &[T]) -> impl Iterator<Item = Piece<'_, T>> {
     std::iter::from_fn(move || {
-        let size = SIZES.into_iter().find(|size| *size <= items.len())?;
-        let (piece, rest) = items.split_at(size);
-        items = rest;
-        Some(piece)
+        let at_least = SIZES.into_iter().rev().find(|size| *size >= rows.len() && *size <= REPEATED_MAX);
+        let at_most = SIZES.into_iter().find(|size| *size <= rows.len())?;
+        let size = at_least.unwrap_or(at_most);
+        let (piece, rest) = rows.split_at(size.min(rows.len()));
+        rows = rest;
+        Some(Piece { rows: piece, size })
     })
 }
 
@@ -171,9 +197,9 @@ pub(super) async fn rows(
     for (shard, pairs) in by_shard {
         for piece in pieces(&pairs) {
             let keys = ["user_id", "content_id"];
-            let sql = flavour.look_up(rows::RECORD_COLUMNS, &table(shard), &keys, piece.len());
+            let sql = flavour.look_up(rows::RECORD_COLUMNS, &table(shard), &keys, piece.size);
             let mut select = query(AssertSqlSafe(sql));
-            for pair in piece {
+            for pair in piece.padded() {
                 select = select.bind(pair.user.get()).bind(pair.content.content_id.get());
             }
             for row in select.fetch_all(&mut *connection).await? {
@@ -193,29 +219,19 @@ pub(super) async fn write_rows(
     is_new: impl Fn(&Pair) -> bool,
 ) -> Result<(), Failed> {
     let (new, known): (Vec<&LikeRecord>, Vec<&LikeRecord>) = records.iter().partition(|record| is_new(&record.pair));
-    write_pieces(connection, partition, &new, "").await?;
-    let update = "ON DUPLICATE KEY UPDATE created_at = VALUES(created_at), updated_at = VALUES(updated_at),
-                      is_canceled = VALUES(is_canceled), liked_at = VALUES(liked_at), version = VALUES(version),
-                      request_ring = VALUES(request_ring), request_floor = VALUES(request_floor)";
-    write_pieces(connection, partition, &known, update).await
-}
-
-async fn write_pieces(
-    connection: &mut MySqlConnection,
-    partition: Partition,
-    records: &[&LikeRecord],
-    or_else: &str,
-) -> Result<(), Failed> {
     let table = table(partition.shard());
-    for piece in pieces(records) {
-        let values = placeholders(10, piece.len());
+    let pieces = pieces(&new).map(|piece| (true, piece)).chain(pieces(&known).map(|piece| (false, piece)));
+    for (is_new, piece) in pieces {
+        let values = placeholders(10, piece.size);
+        // A repeated row is not new any more.
+        let or_else = if is_new && piece.is_full() { "" } else { REPLACE_ROW };
         let sql = format!(
             "INSERT INTO {table} (user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at,
                                   version, request_ring, request_floor)
              VALUES {values} {or_else}"
         );
         let mut insert = query(AssertSqlSafe(sql));
-        for record in piece {
+        for record in piece.padded() {
             insert = insert
                 .bind(record.pair.user.get())
                 .bind(record.pair.content.content_id.get())
@@ -270,20 +286,22 @@ async fn write_deltas(
 ) -> Result<HashMap<Content, Count>, Failed> {
     let mut found = HashMap::with_capacity(deltas.len());
     for piece in pieces(deltas) {
-        let values = placeholders(7, piece.len());
+        let values = placeholders(7, piece.size);
         let sql = format!(
             "INSERT INTO like_counts (shard, content_id, content_type, `partition`, `count`, version, first_position)
              VALUES {values}
              ON DUPLICATE KEY UPDATE `count` = `count` + VALUES(`count`), version = VALUES(version) {returning}"
         );
         let mut insert = query(AssertSqlSafe(sql));
-        for delta in piece {
+        for (index, delta) in piece.padded().enumerate() {
+            // A repeated row adds nothing.
+            let change = if index < piece.rows.len() { delta.delta } else { 0 };
             insert = insert
                 .bind(delta.content.shard())
                 .bind(delta.content.content_id.get())
                 .bind(delta.content.content_type.to_string())
                 .bind(partition.get())
-                .bind(delta.delta)
+                .bind(change)
                 .bind(delta.version.get())
                 .bind(delta.first_position.get());
         }
@@ -303,9 +321,9 @@ pub(super) async fn counts(
 ) -> Result<HashMap<Content, Count>, Failed> {
     let mut found = HashMap::with_capacity(contents.len());
     for piece in pieces(contents) {
-        let sql = flavour.look_up(COUNT_COLUMNS, "like_counts", &["shard", "content_id"], piece.len());
+        let sql = flavour.look_up(COUNT_COLUMNS, "like_counts", &["shard", "content_id"], piece.size);
         let mut select = query(AssertSqlSafe(sql));
-        for content in piece {
+        for content in piece.padded() {
             select = select.bind(content.shard()).bind(content.content_id.get());
         }
         for row in select.fetch_all(&mut *connection).await? {
@@ -425,4 +443,27 @@ pub(super) fn scan(shards: &Shards) -> String {
     let held = (0..SHARDS).filter(|shard| shards.contains(*shard));
     let parts: Vec<String> = held.map(|shard| format!("SELECT {columns} FROM {}", table(shard))).collect();
     format!("{} ORDER BY content_type, content_id, user_id", parts.join(" UNION ALL "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_hold_every_row_once_and_pad_with_the_last_one() {
+        for count in (0..200).chain([511, 512, 990, 1000, 1001, 1999, 4000]) {
+            let rows: Vec<usize> = (0..count).collect();
+            let mut seen = Vec::new();
+            for piece in pieces(&rows) {
+                let padded: Vec<usize> = piece.padded().copied().collect();
+                assert_eq!(padded.len(), piece.size);
+                assert!(SIZES.contains(&piece.size));
+                assert_eq!(&padded[..piece.rows.len()], piece.rows);
+                assert!(padded[piece.rows.len()..].iter().all(|row| Some(row) == piece.rows.last()));
+                assert!(piece.is_full() || piece.size <= REPEATED_MAX);
+                seen.extend_from_slice(piece.rows);
+            }
+            assert_eq!(seen, rows);
+        }
+    }
 }
