@@ -457,7 +457,7 @@ async fn a_cache_that_is_emptied_killed_or_full_never_makes_a_wrong_answer() {
         let positions: Vec<String> = (1..=10)
             .map(|content| {
                 let path = format!("/v1/contents/post/{content}/like?viewer={user}");
-                let answer = api.send("PUT", &path, &[("Prefer", "wait=5")], None);
+                let answer = api.send("PUT", &path, &[("Prefer", "wait=1")], None);
                 assert!(answer.status == 200 || answer.status == 202, "{}", answer.text);
                 format!("&after={}", answer.json()["position"].as_str().unwrap_or_default())
             })
@@ -532,6 +532,45 @@ async fn a_cache_that_is_emptied_killed_or_full_never_makes_a_wrong_answer() {
     assert!(read > 100);
     let found = rig.audit(&History::default()).await;
     println!("{} cached entries compared", found.cached);
+    drop(projector);
+}
+
+/// A cache that has lost everything holds it all again soon, as the records have it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cache_that_was_lost_is_whole_again_soon() {
+    let keys: u64 = if repeats() >= 20 { 100_000 } else { 20_000 };
+    let rig = Rig::start(BINARY, Own { redis: true, ..Own::default() }).await;
+    let (api, query, projector) =
+        (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
+    let history = History::default();
+    let many = Load { contents: keys, users: 100_000, ..load(6400) };
+    many.run(std::slice::from_ref(&api), &history);
+    rig.audit(&history).await;
+    for loss in ["before it was filled", "while it was full"] {
+        let () = redis::cmd("FLUSHALL").query(&mut rig.redis_connection()).expect("flushed");
+        let started = Instant::now();
+        thread::scope(|scope| {
+            for part in 0..4 {
+                let query = &query;
+                scope.spawn(move || {
+                    let contents: Vec<u64> = (1..=keys).filter(|content| content / 100 % 4 == part).collect();
+                    for chunk in contents.chunks(100) {
+                        let feed: Vec<String> = chunk.iter().map(|content| format!("content=post:{content}")).collect();
+                        let path = format!("/v1/likes?{}", feed.join("&"));
+                        wait_until("a feed to be answered", Duration::from_secs(30), || query.get(&path).status == 200);
+                    }
+                });
+            }
+        });
+        let found = rig.audit(&history).await;
+        println!(
+            "lost {loss}: {} entries are there and right after {:?} (30 s for 100,000)",
+            found.cached,
+            started.elapsed()
+        );
+        assert!(found.cached as u64 >= keys * 99 / 100, "{}", found.cached);
+        assert!(started.elapsed() < Duration::from_secs(30) * PATIENCE, "{:?}", started.elapsed());
+    }
     drop(projector);
 }
 
