@@ -40,19 +40,14 @@ pub struct Ports {
     pub clock: Clock,
 }
 
-/// How many times as long as the last commit took the next pause is, at least. So a busy store is relieved by larger batches.
-pub const PAUSE_PER_COMMIT: u32 = 3;
-/// What a pause is at most, in units of [`Limits::pause`].
-pub const PAUSE_GROWS_MAX: u32 = 4;
-
 /// How much a batch may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Events per batch. A batch takes what is there and never waits to be full, so batches grow under load alone.
     pub batch_events: usize,
     /// The pause between two commits of a partition that has little more to apply; the first after a silence does not
-    /// wait. Where a commit is costly this makes fewer and larger ones. A store that is busy gets more time, see
-    /// [`PAUSE_PER_COMMIT`].
+    /// wait. Where a commit is costly this makes fewer and larger ones. A pause is as long as the last commit took, but
+    /// at least this and at most twice this, so that a busy store is relieved.
     pub pause: Duration,
     /// Bytes of event values per batch.
     pub batch_bytes: usize,

@@ -17,7 +17,7 @@ use tokio::{sync::watch, task::JoinSet, time::Instant};
 use tracing::{debug, error, warn};
 
 use crate::{
-    Limits, PAUSE_GROWS_MAX, PAUSE_PER_COMMIT, PartitionState, Ports, Status,
+    Limits, PartitionState, Ports, Status,
     fold::{self, Event, FOLD_VERSION, Tally},
     publish::{Changes, Publisher},
 };
@@ -295,7 +295,7 @@ impl Owner {
         self.commit(tenure, judged, news).await?;
         if !is_empty && slice.records.len() < self.limits.batch_events {
             let Limits { pause, .. } = self.limits;
-            let relief = (started.elapsed() * PAUSE_PER_COMMIT).clamp(pause, pause * PAUSE_GROWS_MAX);
+            let relief = started.elapsed().clamp(pause, 2 * pause);
             tenure.pause_until = Instant::now() + relief;
         }
         self.next_offset = tenure.fence.next_offset;

@@ -8,7 +8,7 @@ use likewise_storage::{
     conformance::{self, at, partition, post},
     counters::{Ask, COUNT_LIFE, CachedCount, Fill, LeaseKey, News, Outcome, Publish, RedisCounters, Scope, Writer},
     records::Generation,
-    requests::RedisRequests,
+    requests::{Begin, Bucket, Intent, Policy, RedisRequests, RequestKey},
 };
 use likewise_testkit::servers::{self, Server};
 use redis::{Commands, Connection};
@@ -172,4 +172,30 @@ async fn forgotten_scripts_and_a_restart_are_recovered_from_by_themselves() {
         }
     };
     assert_eq!(refused, Outcome::Refused);
+}
+
+/// Calls of a busy process share their way to the server: each gets its own answer, also where the scripts are gone.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_that_go_together_get_their_own_answers() {
+    let server = servers::start_redis(&[]);
+    let store = Arc::new(RedisRequests::new(&servers::redis_url(&server), PATIENT).expect("a URL"));
+    let policy = Policy { burst: 3, window: Duration::from_secs(3600) };
+    for round in 0..3_i64 {
+        let calls = (1..=500_i64).map(|number| {
+            let store = Arc::clone(&store);
+            tokio::spawn(async move {
+                let bucket = Bucket::Pair(conformance::pair(1, number));
+                let taken = store.take(bucket, policy).await.expect("answered");
+                let key = RequestKey { subject: conformance::user(number), request: conformance::request(1) };
+                let intent = Intent { user: key.subject, content: post(number), liked: true };
+                (number, taken.remaining, store.begin(key, intent).await.expect("answered"))
+            })
+        });
+        for call in calls.collect::<Vec<_>>() {
+            let (number, remaining, begun) = call.await.expect("no panic");
+            assert_eq!(i64::from(remaining), 2 - round, "{number}");
+            assert_eq!(begun, if round == 0 { Begin::Fresh } else { Begin::InFlight }, "{number}");
+        }
+        let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut nodes(&servers::redis_url(&server))[0]).expect("flushed");
+    }
 }
