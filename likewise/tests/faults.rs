@@ -538,7 +538,7 @@ async fn a_cache_that_is_emptied_killed_or_full_never_makes_a_wrong_answer() {
 /// A cache that has lost everything holds it all again soon, as the records have it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_cache_that_was_lost_is_whole_again_soon() {
-    let keys: u64 = if repeats() >= 20 { 100_000 } else { 20_000 };
+    let keys: u64 = if repeats() >= 20 { 100_000 } else { 10_000 };
     let rig = Rig::start(BINARY, Own { redis: true, ..Own::default() }).await;
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
@@ -546,9 +546,7 @@ async fn a_cache_that_was_lost_is_whole_again_soon() {
     let many = Load { contents: keys, users: 100_000, ..load(6400) };
     many.run(std::slice::from_ref(&api), &history);
     rig.audit(&history).await;
-    for loss in ["before it was filled", "while it was full"] {
-        let () = redis::cmd("FLUSHALL").query(&mut rig.redis_connection()).expect("flushed");
-        let started = Instant::now();
+    let read_all = || {
         thread::scope(|scope| {
             for part in 0..4 {
                 let query = &query;
@@ -562,14 +560,23 @@ async fn a_cache_that_was_lost_is_whole_again_soon() {
                 });
             }
         });
-        let found = rig.audit(&history).await;
-        println!(
-            "lost {loss}: {} entries are there and right after {:?} (30 s for 100,000)",
-            found.cached,
-            started.elapsed()
-        );
-        assert!(found.cached as u64 >= keys * 99 / 100, "{}", found.cached);
-        assert!(started.elapsed() < Duration::from_secs(30) * PATIENCE, "{:?}", started.elapsed());
+    };
+    for loss in ["before it was filled", "while it was full"] {
+        let () = redis::cmd("FLUSHALL").query(&mut rig.redis_connection()).expect("flushed");
+        let started = Instant::now();
+        let mut passes = 0;
+        loop {
+            // What is read before the owner has said again how far it is, is not kept.
+            read_all();
+            passes += 1;
+            let found = rig.audit(&history).await;
+            let took = started.elapsed();
+            println!("lost {loss}: {} entries are there and right after {passes} readings, {took:?}", found.cached);
+            assert!(took < Duration::from_secs(30) * PATIENCE, "{took:?} (30 s for 100,000)");
+            if found.cached as u64 >= keys * 99 / 100 {
+                break;
+            }
+        }
     }
     drop(projector);
 }
