@@ -434,6 +434,8 @@ async fn another_number_of_partitions_is_refused() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && text.contains("has 17 partitions"), "{text}");
     admin.create_partitions([&NewPartitions::new(&rig.name, 32)], &AdminOptions::new()).await.expect("added");
+    let places = rig.places();
+    wait_until("the broker to know", Duration::from_secs(30), || ends(&places.kafka, &places.topic).len() == 32);
     let projector = rig.role("projector", "b");
     wait_until("a halt", Duration::from_secs(30), || projector.get("/readyz").text.contains("is halted"));
     projector.signal("TERM");
@@ -711,12 +713,16 @@ async fn a_slow_record_server_is_waited_for() {
     let (api, projector) = (rig.role("command-api", "command"), rig.projector("a"));
     every_partition_moves(&rig, &api, 1).await;
     let epochs = audit::epochs(&rig.places().records).await;
-    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(300)));
+    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(100)));
     let history = History::default();
-    load(640).run(std::slice::from_ref(&api), &history);
+    load(160).run(std::slice::from_ref(&api), &history);
     wait_until("answers to be late", Duration::from_secs(30), || rig.mysql_proxy().hits() > 20);
     every_partition_moves(&rig, &api, 2).await;
     assert_eq!(audit::epochs(&rig.places().records).await, epochs, "no partition was acquired anew");
+    // So slow that a large batch does not go through in time: it goes on in smaller ones.
+    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(300)));
+    load(640).run(std::slice::from_ref(&api), &history);
+    println!("projected {:?} after the last command", audit::quiesce(&rig.places(), Duration::from_secs(90)).await);
     rig.mysql_proxy().set(Fault::None);
     rig.audit(&history).await;
     drop(projector);

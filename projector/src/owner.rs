@@ -56,6 +56,8 @@ pub(crate) struct Owner {
     report: Report,
     stop: watch::Receiver<bool>,
     meters: Meters,
+    /// Events in the next batch: fewer after a failure, then more again.
+    batch_events: usize,
     /// Where this owner, or one before it, is known to have come.
     next_offset: Offset,
 }
@@ -132,7 +134,8 @@ impl Owner {
     ) -> Self {
         status.set(partition, PartitionState::Acquiring(None));
         let meters = Meters::new(partition);
-        Self { ports, limits, partition, status, report, stop, meters, next_offset: Offset::ZERO }
+        let batch_events = limits.batch_events;
+        Self { ports, limits, partition, status, report, stop, meters, batch_events, next_offset: Offset::ZERO }
     }
 
     /// Owns the partition until asked to stop.
@@ -143,6 +146,8 @@ impl Owner {
             match self.own().await {
                 Stop::Asked => return,
                 Stop::Again(reason) => {
+                    // What did not go through in time, may in smaller parts.
+                    self.batch_events = (self.batch_events / 4).max(1);
                     warn!(%partition, reason, "acquiring the partition anew");
                     self.look().await;
                     self.status.set(partition, PartitionState::Acquiring(Some(reason)));
@@ -250,8 +255,7 @@ impl Owner {
         }
         let from = tenure.fence.next_offset;
         // One more than a batch holds, to know the time of the next event.
-        let limit =
-            ReadLimit { records: self.limits.batch_events + 1, bytes: self.limits.batch_bytes, wait: tenure.wait };
+        let limit = ReadLimit { records: self.batch_events + 1, bytes: self.limits.batch_bytes, wait: tenure.wait };
         tenure.wait = IDLE;
         let log = Arc::clone(&self.ports.log);
         let slice = tokio::select! {
@@ -293,10 +297,13 @@ impl Owner {
         let halt = judged.halt.take();
         let (started, is_empty) = (Instant::now(), judged.events.is_empty());
         self.commit(tenure, judged, news).await?;
-        if !is_empty && slice.records.len() < self.limits.batch_events {
+        if !is_empty && slice.records.len() < self.batch_events {
             let Limits { pause, .. } = self.limits;
             let relief = started.elapsed().clamp(pause, 2 * pause);
             tenure.pause_until = Instant::now() + relief;
+        }
+        if !is_empty {
+            self.batch_events = (self.batch_events * 2).min(self.limits.batch_events);
         }
         self.next_offset = tenure.fence.next_offset;
         self.report.applied(self.partition, self.next_offset);
@@ -330,7 +337,7 @@ impl Owner {
         };
         let count = self.ports.log.partitions();
         let fresh = slice.records.iter().filter(|record| record.offset >= tenure.fence.next_offset);
-        for record in fresh.take(self.limits.batch_events) {
+        for record in fresh.take(self.batch_events) {
             if record.offset != judged.next_offset {
                 if judged.next_offset != tenure.fence.next_offset {
                     break; // The gap is met again at the start of the next read.
