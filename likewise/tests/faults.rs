@@ -434,8 +434,14 @@ async fn another_number_of_partitions_is_refused() {
     let text = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && text.contains("has 17 partitions"), "{text}");
     admin.create_partitions([&NewPartitions::new(&rig.name, 32)], &AdminOptions::new()).await.expect("added");
-    let places = rig.places();
-    wait_until("the broker to know", Duration::from_secs(30), || ends(&places.kafka, &places.topic).len() == 32);
+    let brokers = rig.places().kafka;
+    let looking: BaseConsumer = ClientConfig::new().set("bootstrap.servers", brokers).create().expect("a consumer");
+    let patience = Duration::from_secs(5);
+    wait_until("the new partitions to have leaders", Duration::from_secs(60), || {
+        let metadata = looking.fetch_metadata(Some(&rig.name), patience);
+        metadata.is_ok_and(|metadata| metadata.topics()[0].partitions().len() == 32)
+            && (0..32).all(|partition| looking.fetch_watermarks(&rig.name, partition, patience).is_ok())
+    });
     let projector = rig.role("projector", "b");
     wait_until("a halt", Duration::from_secs(30), || projector.get("/readyz").text.contains("is halted"));
     projector.signal("TERM");
