@@ -115,7 +115,7 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
     bar.set_message("filling");
     let (started, each) = (Instant::now(), bar.clone());
     load::fill(&server.address, 0, options.rows, move |likes| each.inc(likes)).await?;
-    settle(&server).await?;
+    lag::settle(admin(&server)?).await?;
     bar.finish_and_clear();
     let seconds = started.elapsed().as_secs_f64();
     println!("\n{} likes in batches, projected: {:.0}/s", options.rows, options.rows as f64 / seconds);
@@ -140,7 +140,7 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
         ("10,000/s", 10_000.0, 0.0),
         ("overload: 4 times its share", 4.0 * options.share * bare, 0.0),
     ] {
-        let lag = lag::Watch::start(server.admin.clone().unwrap_or_default());
+        let lag = lag::Watch::start(admin(&server)?);
         let plan = Plan {
             connections: 512,
             time: Duration::from_secs(options.seconds),
@@ -151,7 +151,7 @@ async fn whole(likewise: &Path, options: &Options, dir: &Path, bare: f64) -> Res
         first += outcome.sent;
         let worst = lag.stop().await;
         print(name, rate, rate / bare, &outcome, &worst, server.rss_kib());
-        settle(&server).await?;
+        lag::settle(admin(&server)?).await?;
     }
     Ok(())
 }
@@ -161,19 +161,11 @@ fn print(name: &str, rate: f64, share: f64, outcome: &Outcome, worst: &lag::Lag,
     println!("  {name}: {rate:.0}/s due ({share:.2} of bare), {accepted:.0}/s accepted, {refused} refused");
     println!("    accepted  {}", quantiles(&outcome.latency));
     println!("    visible   {}", quantiles(&outcome.visible));
-    println!("    lag       at most {:.2} s, {} events; memory {} MiB", worst.seconds, worst.events, rss_kib / 1024);
+    println!("    lag       {worst}; memory {} MiB", rss_kib / 1024);
 }
 
-/// Waits until everything is projected.
-async fn settle(server: &Server) -> Result<()> {
-    let admin = server.admin.as_deref().ok_or_else(|| Error::other("no admin port"))?;
-    // The gauge is a sample: let one pass, then look.
-    loop {
-        sleep(Duration::from_millis(500)).await;
-        if lag::now(admin).await?.events == 0 {
-            return Ok(());
-        }
-    }
+fn admin(server: &Server) -> Result<&str> {
+    server.admin.as_deref().ok_or_else(|| Error::other("no admin port"))
 }
 
 async fn wait_ready(server: &Server) -> Result<()> {

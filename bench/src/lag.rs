@@ -1,6 +1,7 @@
 //! How far a projection is behind, as its metrics say.
 
 use std::{
+    fmt,
     io::Result,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -26,6 +27,12 @@ impl Lag {
     }
 }
 
+impl fmt::Display for Lag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "at most {:.2} s, {} events", self.seconds, self.events)
+    }
+}
+
 /// Looks five times a second.
 pub(crate) struct Watch {
     worst: Arc<Mutex<Lag>>,
@@ -34,9 +41,9 @@ pub(crate) struct Watch {
 
 impl Watch {
     /// At the metrics of an admin port.
-    pub(crate) fn start(admin: String) -> Self {
+    pub(crate) fn start(admin: &str) -> Self {
         let worst = Arc::new(Mutex::new(Lag::default()));
-        let seen = Arc::clone(&worst);
+        let (seen, admin) = (Arc::clone(&worst), admin.to_owned());
         let task = tokio::spawn(async move {
             while let Ok(now) = now(&admin).await {
                 seen.lock().unwrap_or_else(PoisonError::into_inner).include(now);
@@ -51,6 +58,17 @@ impl Watch {
         self.task.abort();
         let _cancelled = self.task.await;
         *self.worst.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until everything is projected.
+pub(crate) async fn settle(admin: &str) -> Result<()> {
+    loop {
+        // The gauges are samples, of an idle projection a second old at most: let one pass, then look.
+        sleep(Duration::from_millis(1500)).await;
+        if now(admin).await?.events == 0 {
+            return Ok(());
+        }
     }
 }
 

@@ -84,14 +84,14 @@ async fn compare(options: &Options, name: &str, server: &str, spread: Spread) ->
     let likes = likes(options, spread);
     let (mut ratios, mut singles) = (Vec::new(), Vec::new());
     for number in 0..options.pairs {
-        let raw = raw(&likes, options.rows, &Database::create(server, "raw").await?.url).await?;
-        let product = product(&likes, options.batch, &Database::create(server, "product").await?.url).await?;
+        let raw = raw(&likes, options.rows, &database(server, "raw").await?).await?;
+        let product = product(&likes, options.batch, &database(server, "product").await?).await?;
         println!("  {name}, {spread:?}: raw {raw:.0}, projected {product:.0}: {:.2}", product / raw);
         ratios.push(product / raw);
         if number < 2 {
             // A twentieth of them takes long enough.
             let few: Vec<_> = likes.iter().map(|likes| likes[..likes.len() / 20].to_vec()).collect();
-            singles.push(product / self::raw(&few, 1, &Database::create(server, "single").await?.url).await?);
+            singles.push(product / self::raw(&few, 1, &database(server, "single").await?).await?);
         }
     }
     let (raw, single) = (crate::median(ratios), crate::median(singles));
@@ -99,22 +99,15 @@ async fn compare(options: &Options, name: &str, server: &str, spread: Spread) ->
     Ok(())
 }
 
-/// A new database with the product's tables.
-struct Database {
-    url: String,
-}
-
-impl Database {
-    async fn create(server: &str, name: &str) -> Result<Self> {
-        // What one run leaves behind must not be work for the next.
-        let mut connection = MySqlConnection::connect(server).await.map_err(Error::other)?;
-        let drop = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}"));
-        connection.execute(drop).await.map_err(Error::other)?;
-        servers::create_database(server, name).await;
-        let url = format!("{server}/{name}?ssl-mode=disabled");
-        MysqlRecords::new(&url, &Shards::all()).map_err(Error::other)?.migrate().await.map_err(Error::other)?;
-        Ok(Self { url })
-    }
+/// The URL of a new database with the product's tables.
+async fn database(server: &str, name: &str) -> Result<String> {
+    // What one run leaves behind must not be work for the next.
+    let old = AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}"));
+    servers::connect(server).await.execute(old).await.map_err(Error::other)?;
+    servers::create_database(server, name).await;
+    let url = format!("{server}/{name}?ssl-mode=disabled");
+    MysqlRecords::new(&url, &Shards::all()).map_err(Error::other)?.migrate().await.map_err(Error::other)?;
+    Ok(url)
 }
 
 /// Likes by partition.

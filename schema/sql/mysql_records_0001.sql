@@ -13,8 +13,8 @@ CREATE TABLE like_counts (
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Likes gained and lost per ten minutes, for trending; not part of the digest. Changes are appended to rows of many
--- contents, as `["post",42,1,0],…` (type, id, gained, lost), because a row for each content and slot costs a like almost
--- half of what its record costs. `chunk` is a batch's first offset by 256.
+-- contents, as `["post",42,1,0],…` (type, id, gained, lost), because a row for each content and slot would take over a
+-- third of the time of projection. `chunk` is a batch's first offset by 256.
 CREATE TABLE like_bucket_chunks (
     `partition` SMALLINT   NOT NULL,
     slot        BIGINT     NOT NULL,

@@ -6,7 +6,7 @@ mod mysql;
 mod spread;
 mod sqlite;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId};
@@ -22,6 +22,8 @@ pub use self::{
 };
 use crate::{StoreError, log::Mark};
 
+/// How long buckets are kept: 48 hours of ten-minute slots.
+const BUCKET_SLOTS_KEPT: i64 = 288;
 /// How many requestIds of accepted events a row remembers.
 pub const RING_MAX: usize = 16;
 
@@ -166,6 +168,13 @@ pub struct Batch {
     pub counts: HashMap<Content, i64>,
     /// The fold.
     pub fold: Fold,
+}
+
+impl Batch {
+    /// The pairs that have no row yet, by the prior rows in the order of `read`.
+    fn new_pairs(&self, prior: &[Option<LikeRecord>]) -> HashSet<Pair> {
+        self.read.iter().zip(prior).filter(|(_, row)| row.is_none()).map(|(pair, _)| *pair).collect()
+    }
 }
 
 /// What a commit wrote.

@@ -11,14 +11,12 @@ use std::{
 
 use parking_lot::Mutex;
 use redis::{
-    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, RedisResult, Script,
+    Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Script,
     ServerErrorKind, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
 };
-
-use tokio::{sync::oneshot, time::Instant};
 
 use crate::StoreError;
 
@@ -229,124 +227,6 @@ impl Connection {
             };
         }
         self.within(async |made| invocation.invoke_async(made).await).await
-    }
-}
-
-/// Calls of a busy process that come within this time go to the server together: to send each alone costs both sides
-/// more than the call itself.
-const GATHER: Duration = Duration::from_millis(1);
-/// Calls within two of those times from which on a process is busy. What comes alone never waits.
-const BUSY_FROM: u32 = 4;
-
-/// A connection for many small calls that know nothing of each other.
-#[derive(Clone)]
-pub(crate) struct Gathering {
-    connection: Connection,
-    gathered: Arc<Mutex<Gathered>>,
-}
-
-struct Gathered {
-    calls: Vec<Call>,
-    /// Calls since a moment, and in the time before it.
-    since: Instant,
-    now: u32,
-    before: u32,
-}
-
-struct Call {
-    command: Cmd,
-    answer: oneshot::Sender<RedisResult<Value>>,
-}
-
-impl Gathered {
-    /// Counts a call, and says whether many come.
-    fn is_busy(&mut self) -> bool {
-        let passed = self.since.elapsed();
-        if passed >= 2 * GATHER {
-            self.before = if passed < 4 * GATHER { self.now } else { 0 };
-            (self.since, self.now) = (Instant::now(), 0);
-        }
-        self.now += 1;
-        self.now.max(self.before) >= BUSY_FROM
-    }
-}
-
-impl Gathering {
-    pub(crate) fn new(connection: Connection) -> Self {
-        let gathered = Gathered { calls: Vec::new(), since: Instant::now(), now: 0, before: 0 };
-        Self { connection, gathered: Arc::new(Mutex::new(gathered)) }
-    }
-
-    /// On a cluster each call goes to a node of its own.
-    fn is_alone(&self) -> bool {
-        self.connection.address.is_cluster() || !self.gathered.lock().is_busy()
-    }
-
-    pub(crate) async fn command<T: FromRedisValue>(&self, command: Cmd) -> Result<T, StoreError> {
-        if self.is_alone() {
-            return self.connection.command(&command).await;
-        }
-        self.connection.within(async |_| Ok(T::from_redis_value(self.join(command).await?)?)).await
-    }
-
-    /// Runs a script by its SHA; where the server does not know it, it is loaded first.
-    pub(crate) async fn script<T: FromRedisValue>(&self, script: &Script, parts: Vec<Part>) -> Result<T, StoreError> {
-        if self.is_alone() {
-            return self.connection.script(script, parts).await;
-        }
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(script.get_hash()).arg(parts.iter().filter(|part| matches!(part, Part::Key(_))).count());
-        for part in &parts {
-            let (Part::Key(text) | Part::Argument(text)) = part;
-            command.arg(text);
-        }
-        let answer = self.connection.within(async |_| match self.join(command).await {
-            Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => Ok(None),
-            answer => Ok(Some(T::from_redis_value(answer?)?)),
-        });
-        match answer.await? {
-            Some(answer) => Ok(answer),
-            None => self.connection.script(script, parts).await,
-        }
-    }
-
-    /// Waits for the answer to a call that goes with others. The first of them sees to that.
-    async fn join(&self, command: Cmd) -> RedisResult<Value> {
-        let (answer, answered) = oneshot::channel();
-        let is_first = {
-            let mut gathered = self.gathered.lock();
-            gathered.calls.push(Call { command, answer });
-            gathered.calls.len() == 1
-        };
-        if is_first {
-            let all = self.clone();
-            tokio::spawn(async move {
-                tokio::time::sleep(GATHER).await;
-                all.send().await;
-            });
-        }
-        answered.await.unwrap_or_else(|_| Err((ErrorKind::Io, "the call was not sent").into()))
-    }
-
-    async fn send(&self) {
-        let calls = std::mem::take(&mut self.gathered.lock().calls);
-        let mut pipeline = Pipeline::with_capacity(calls.len());
-        pipeline.ignore_errors();
-        let mut waiting = Vec::with_capacity(calls.len());
-        for call in calls {
-            pipeline.add_command(call.command);
-            waiting.push(call.answer);
-        }
-        let called = async { pipeline.query_async::<Vec<RedisResult<Value>>>(&mut self.connection.made()?).await };
-        let mut answers = match called.await {
-            Ok(answers) => answers.into_iter(),
-            Err(error) => vec![Err(error); waiting.len()].into_iter(),
-        };
-        for answer in waiting {
-            if let Some(value) = answers.next() {
-                let _nobody_waits = answer.send(value);
-            }
-        }
     }
 }
 

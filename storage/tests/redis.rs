@@ -174,9 +174,9 @@ async fn forgotten_scripts_and_a_restart_are_recovered_from_by_themselves() {
     assert_eq!(refused, Outcome::Refused);
 }
 
-/// Calls of a busy process share their way to the server: each gets its own answer, also where the scripts are gone.
+/// Calls of a busy process share a connection: each gets its own answer, also where the scripts are gone.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_that_go_together_get_their_own_answers() {
+async fn calls_that_share_a_connection_get_their_own_answers() {
     let server = servers::start_redis(&[]);
     let store = Arc::new(RedisRequests::new(&servers::redis_url(&server), PATIENT).expect("a URL"));
     let policy = Policy { burst: 3, window: Duration::from_secs(3600) };

@@ -149,15 +149,29 @@ struct Stored {
 struct Records {
     rows: BTreeMap<Pair, Stored>,
     counts: BTreeMap<String, i64>,
-    /// Partition → generation, next offset.
-    checkpoints: BTreeMap<i32, (u32, i64)>,
+    checkpoints: BTreeMap<i32, Checkpoint>,
 }
 
-/// Partition → generation, next offset, of one server.
-async fn read_checkpoints(connection: &mut MySqlConnection) -> sqlx::Result<BTreeMap<i32, (u32, i64)>> {
-    let sql = "SELECT CAST(`partition` AS SIGNED), generation, next_offset FROM projection_checkpoints";
+/// How far the records of a partition are, and whose they are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// Rises when the partition is acquired.
+    pub epoch: i64,
+    /// Which tables.
+    pub generation: u32,
+    /// The first offset that they do not reflect.
+    pub next_offset: i64,
+}
+
+/// Those of one server, by partition.
+async fn read_checkpoints(connection: &mut MySqlConnection) -> sqlx::Result<BTreeMap<i32, Checkpoint>> {
+    let sql = "SELECT CAST(`partition` AS SIGNED), epoch, generation, next_offset FROM projection_checkpoints";
     let rows = connection.fetch_all(sql).await?;
-    Ok(rows.iter().map(|row| (row.get::<i64, _>(0) as i32, (row.get(1), row.get(2)))).collect())
+    let checkpoint = |row: &sqlx::mysql::MySqlRow| {
+        let known = Checkpoint { epoch: row.get(1), generation: row.get(2), next_offset: row.get(3) };
+        (row.get::<i64, _>(0) as i32, known)
+    };
+    Ok(rows.iter().map(checkpoint).collect())
 }
 
 async fn read_records(urls: &[String]) -> Records {
@@ -203,25 +217,12 @@ pub fn ends(kafka: &str, topic: &str) -> BTreeMap<i32, i64> {
     metadata.topics()[0].partitions().iter().map(|partition| (partition.id(), end(partition.id()))).collect()
 }
 
-/// The first offset that each partition's records do not reflect.
-pub async fn checkpoints(records: &[String]) -> BTreeMap<i32, i64> {
+/// The checkpoint of each partition whose server answers.
+pub async fn checkpoints(records: &[String]) -> BTreeMap<i32, Checkpoint> {
     let mut found = BTreeMap::new();
     for url in records {
         let Ok(mut connection) = MySqlConnection::connect(url).await else { continue };
-        let of_server = read_checkpoints(&mut connection).await.unwrap_or_default();
-        found.extend(of_server.into_iter().map(|(partition, (_, next))| (partition, next)));
-    }
-    found
-}
-
-/// The epoch of each partition: it rises when the partition is acquired.
-pub async fn epochs(records: &[String]) -> BTreeMap<i32, i64> {
-    let mut found = BTreeMap::new();
-    for url in records {
-        let mut connection = MySqlConnection::connect(url).await.expect("the record server answers");
-        let sql = "SELECT CAST(`partition` AS SIGNED), epoch FROM projection_checkpoints";
-        let rows = connection.fetch_all(sql).await.expect("checkpoints");
-        found.extend(rows.iter().map(|row| (row.get::<i64, _>(0) as i32, row.get(1))));
+        found.extend(read_checkpoints(&mut connection).await.unwrap_or_default());
     }
     found
 }
@@ -229,18 +230,12 @@ pub async fn epochs(records: &[String]) -> BTreeMap<i32, i64> {
 /// What is not there yet, in words.
 async fn behind(places: &Places, ends: &BTreeMap<i32, i64>) -> Vec<String> {
     let mut missing = Vec::new();
-    let mut checkpoints = BTreeMap::new();
-    for url in &places.records {
-        let Ok(mut connection) = MySqlConnection::connect(url).await else {
-            return vec![format!("{url} does not answer")];
-        };
-        checkpoints.extend(read_checkpoints(&mut connection).await.unwrap_or_default());
-    }
+    let checkpoints = checkpoints(&places.records).await;
     let mut nodes = Nodes::connect(&places.redis);
     for (partition, end) in ends {
         match checkpoints.get(partition) {
-            Some((generation, next)) if next == end => {
-                let progress = nodes.progress(*generation, *partition);
+            Some(known) if known.next_offset == *end => {
+                let progress = nodes.progress(known.generation, *partition);
                 if progress != Some((end - 1, false)) {
                     missing.push(format!("partition {partition}: Redis is at {progress:?}, the log ends at {end}"));
                 }
@@ -323,9 +318,8 @@ fn check_redis(places: &Places, records: &Records) -> Result<usize, String> {
     let mut compared = 0;
     for (node, key) in nodes.keys() {
         let Some(Key { kind, generation, partition, rest }) = Key::parse(&key) else { continue };
-        let Some((_, next)) = records.checkpoints.get(&partition).filter(|known| known.0 == generation) else {
-            continue;
-        };
+        let known = records.checkpoints.get(&partition).filter(|known| known.generation == generation);
+        let Some(Checkpoint { next_offset: next, .. }) = known else { continue };
         let progress = format!("like:progress:{{{generation:08x}.{partition}}}");
         let connection = &mut nodes.0[node];
         let floor: i64 = connection.hget(&progress, "floor").map_err(|e| format!("{progress}: {e}"))?;

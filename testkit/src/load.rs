@@ -148,6 +148,12 @@ impl Load {
     }
 }
 
+/// The path of a feed of posts.
+pub fn feed(contents: &[u64]) -> String {
+    let contents: Vec<String> = contents.iter().map(|content| format!("content=post:{content}")).collect();
+    format!("/v1/likes?{}", contents.join("&"))
+}
+
 /// Reads feeds of 20 contents for random viewers until `is_over`, so that the cache is filled while it changes. Gives how
 /// many reads were answered.
 pub fn read(services: &[Service], load: Load, is_over: impl Fn() -> bool) -> usize {
@@ -157,9 +163,9 @@ pub fn read(services: &[Service], load: Load, is_over: impl Fn() -> bool) -> usi
         if is_over() {
             break;
         }
-        let contents: Vec<String> =
-            (0..20).map(|_| format!("content=post:{}", 1 + dice.below(load.contents))).collect();
-        let path = format!("/v1/likes?content=post:1&{}&viewer={}", contents.join("&"), 1 + dice.below(load.users));
+        let others = (0..20).map(|_| 1 + dice.below(load.contents));
+        let contents: Vec<u64> = std::iter::once(1).chain(others).collect();
+        let path = format!("{}&viewer={}", feed(&contents), 1 + dice.below(load.users));
         if let Ok(answer) = services[number % services.len()].try_send("GET", &path, &[], None) {
             assert!([200, 503].contains(&answer.status), "a read was answered {} {}", answer.status, answer.text);
             answered += usize::from(answer.status == 200);
@@ -173,8 +179,7 @@ pub fn read_each(services: &[Service], load: Load, viewers: u64) {
     let contents: Vec<u64> = (1..=load.contents).collect();
     for service in services {
         for (viewer, chunk) in (1..=viewers).flat_map(|viewer| contents.chunks(100).map(move |chunk| (viewer, chunk))) {
-            let query: Vec<String> = chunk.iter().map(|content| format!("content=post:{content}")).collect();
-            let answer = service.get(&format!("/v1/likes?{}&viewer={viewer}", query.join("&")));
+            let answer = service.get(&format!("{}&viewer={viewer}", feed(chunk)));
             assert_eq!(answer.status, 200, "{}", answer.text);
         }
     }

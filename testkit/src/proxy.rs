@@ -5,7 +5,7 @@ use std::{
     net::{Shutdown, TcpListener, TcpStream},
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
     time::Duration,
@@ -21,6 +21,8 @@ pub enum Fault {
     AnswersLost,
     /// Nothing reaches the server, and nothing comes back.
     Silence,
+    /// The same on each connection from the first request on that holds this text.
+    AnswersLostFrom(&'static str),
     /// What the server answers comes so much later.
     AnswersLate(Duration),
 }
@@ -98,7 +100,7 @@ impl Proxy {
 impl Drop for Proxy {
     fn drop(&mut self) {
         // Wakes the thread that accepts, whose listener then fails.
-        let _ = self.listener.set_nonblocking(true);
+        let _no_longer_waits = self.listener.set_nonblocking(true);
         let _woken = TcpStream::connect(self.address());
         self.cut();
     }
@@ -111,19 +113,27 @@ fn pass(client: TcpStream, server: TcpStream, shared: &Arc<Shared>) {
     }
     lock(&shared.streams).extend([both(&client), both(&server)]);
     let (to_server, to_client) = ((both(&client), both(&server)), (server, client));
+    let is_asked = Arc::new(AtomicBool::new(false));
     for ((from, to), is_answer) in [(to_server, false), (to_client, true)] {
-        let shared = Arc::clone(shared);
-        thread::spawn(move || copy(from, to, is_answer, &shared));
+        let (shared, is_asked) = (Arc::clone(shared), Arc::clone(&is_asked));
+        thread::spawn(move || copy(from, to, is_answer, &is_asked, &shared));
     }
 }
 
-fn copy(mut from: TcpStream, mut to: TcpStream, is_answer: bool, shared: &Shared) {
+/// `is_asked` tells that a request of the connection held the text that a fault waits for.
+fn copy(mut from: TcpStream, mut to: TcpStream, is_answer: bool, is_asked: &AtomicBool, shared: &Shared) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         let fault = *lock(&shared.fault);
         let is_lost = match fault {
             Fault::None => false,
             Fault::AnswersLost => is_answer,
+            Fault::AnswersLostFrom(text) => {
+                if !is_answer && buffer[..count].windows(text.len()).any(|part| part == text.as_bytes()) {
+                    is_asked.store(true, Ordering::Release);
+                }
+                is_answer && is_asked.load(Ordering::Acquire)
+            }
             Fault::Silence => true,
             Fault::AnswersLate(delay) => {
                 if is_answer {

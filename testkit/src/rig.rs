@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection};
+use sqlx::{AssertSqlSafe, Executor};
 use tempfile::TempDir;
 
 use crate::{
@@ -35,14 +35,10 @@ pub struct Rig {
 }
 
 /// What the processes of a system see of its own servers.
-#[derive(Default)]
-pub struct Proxies {
-    /// In front of the broker.
-    pub kafka: Option<Proxy>,
-    /// In front of the server of shards 0 to 7.
-    pub mysql: Option<Proxy>,
-    /// In front of the cache.
-    pub redis: Option<Proxy>,
+struct Proxies {
+    kafka: Option<Proxy>,
+    mysql: Option<Proxy>,
+    redis: Option<Proxy>,
 }
 
 enum Place {
@@ -80,30 +76,30 @@ impl Place {
     }
 }
 
+/// Starts a server, or names the shared one.
+fn place(
+    is_own: bool,
+    start: impl FnOnce() -> Server + Send + 'static,
+    shared: fn() -> String,
+) -> thread::JoinHandle<Place> {
+    thread::spawn(move || if is_own { Place::Own(Box::new(start())) } else { Place::Shared(shared()) })
+}
+
 impl Rig {
     /// Starts what is to be its own, makes topics and tables. `binary` is a test's `env!("CARGO_BIN_EXE_likewise")`.
     pub async fn start(binary: &str, own: Own) -> Self {
         static MADE: AtomicUsize = AtomicUsize::new(0);
         let number = MADE.fetch_add(1, Ordering::Relaxed);
         let name = format!("rig_{}_{number}", std::process::id());
-        let place = |is_own, start: fn() -> Server, shared: fn() -> String| {
-            thread::spawn(move || if is_own { Place::Own(Box::new(start())) } else { Place::Shared(shared()) })
-        };
-        let mysql = place(own.mysql, || servers::start_mysql(&[]), servers::mysql);
-        let mariadb = place(false, || servers::start_mariadb(&[]), servers::mariadb);
         let proxy = |is_own| (is_own && own.proxied).then(|| Proxy::start(""));
         let proxies = Proxies { kafka: proxy(own.kafka), mysql: proxy(own.mysql), redis: proxy(own.redis) };
         // Clients are told by the broker where it is.
-        let advertised =
-            proxies.kafka.as_ref().map(|proxy| format!("advertised.listeners=PLAINTEXT://{}", proxy.address()));
-        let kafka = if own.kafka {
-            thread::spawn(move || {
-                let settings: Vec<&str> = advertised.iter().map(String::as_str).collect();
-                Place::Own(Box::new(servers::start_kafka(&settings)))
-            })
-        } else {
-            place(false, || servers::start_kafka(&[]), servers::kafka)
-        };
+        let advertised = |proxy: &Proxy| format!("advertised.listeners=PLAINTEXT://{}", proxy.address());
+        let advertised: Vec<String> = proxies.kafka.iter().map(advertised).collect();
+        let mysql = place(own.mysql, || servers::start_mysql(&[]), servers::mysql);
+        let mariadb = place(false, || servers::start_mariadb(&[]), servers::mariadb);
+        let start_kafka = move || servers::start_kafka(&advertised.iter().map(String::as_str).collect::<Vec<_>>());
+        let kafka = place(own.kafka, start_kafka, servers::kafka);
         let redis = place(own.redis, || servers::start_redis(&[]), servers::redis);
         let joined = |place: thread::JoinHandle<Place>| place.join().expect("the server starts");
         let (mysql, mariadb, kafka, redis) = (joined(mysql), joined(mariadb), joined(kafka), joined(redis));
@@ -178,7 +174,11 @@ impl Rig {
     }
 
     fn database(&self, server: &Place) -> String {
-        format!("{}/{}?ssl-mode=disabled", server.get(servers::mysql_url), self.name)
+        self.database_at(&server.get(servers::mysql_url))
+    }
+
+    fn database_at(&self, url: &str) -> String {
+        format!("{url}/{}?ssl-mode=disabled", self.name)
     }
 
     /// Settings of a process that shares these servers, with a folder of its own.
@@ -196,9 +196,8 @@ impl Rig {
     pub fn settings_with_cache(&self, folder: &str, redis: &str) -> Settings {
         let mysql = self.proxies.mysql.as_ref().map_or_else(
             || self.database(&self.mysql),
-            |proxy| format!("mysql://root@{}/{}?ssl-mode=disabled", proxy.address(), self.name),
+            |proxy| self.database_at(&format!("mysql://root@{}", proxy.address())),
         );
-        let mariadb = self.database(&self.mariadb);
         let dir: &Path = self.dir.path();
         Settings::new(&self.binary, &dir.join(folder))
             .arg("--log")
@@ -206,7 +205,7 @@ impl Rig {
             .arg("--records")
             .arg(&format!("{mysql}&shards=0-7"))
             .arg("--records")
-            .arg(&format!("{mariadb}&shards=8-15"))
+            .arg(&self.mariadb_url("8-15"))
             .arg("--counters")
             .arg(redis)
     }
@@ -215,14 +214,10 @@ impl Rig {
     pub async fn start_replica(&self, delay: Duration) -> Server {
         let Place::Own(source) = &self.mysql else { panic!("the server is shared with other tests") };
         let replica = servers::start_mysql_replica(source, delay).await;
-        let url = format!("{}?ssl-mode=disabled", servers::mysql_url(&replica));
-        let is_there = async || {
-            let mut connection = MySqlConnection::connect(&url).await.expect("the replica answers");
-            let sql = AssertSqlSafe(format!("SELECT COUNT(*) FROM {}.projection_checkpoints", self.name));
-            connection.fetch_one(sql).await.is_ok()
-        };
+        let mut connection = servers::connect(&servers::mysql_url(&replica)).await;
+        let look = || AssertSqlSafe(format!("SELECT COUNT(*) FROM {}.projection_checkpoints", self.name));
         let started = Instant::now();
-        while !is_there().await {
+        while connection.fetch_one(look()).await.is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "the replica has no tables");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -231,7 +226,7 @@ impl Rig {
 
     /// The URL of a replica's records.
     pub fn replica_url(&self, replica: &Server, shards: &str) -> String {
-        format!("{}/{}?ssl-mode=disabled&shards={shards}", servers::mysql_url(replica), self.name)
+        format!("{}&shards={shards}", self.database_at(&servers::mysql_url(replica)))
     }
 
     /// The URL of the records on the second server.

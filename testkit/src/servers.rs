@@ -231,12 +231,8 @@ fn mysql_arguments(dir: &Path, port: u16, settings: &[&str]) -> Vec<String> {
 /// A MySQL that applies what `source` does, so much later.
 pub async fn start_mysql_replica(source: &Server, delay: Duration) -> Server {
     let replica = tokio::task::spawn_blocking(|| start_mysql(&["--server-id=2"])).await.expect("the server starts");
-    let connect = async |server: &Server| {
-        let url = format!("{}?ssl-mode=disabled", mysql_url(server));
-        MySqlConnection::connect(&url).await.expect("the server answers")
-    };
     // From the first moment of the source's life.
-    let logs = connect(source).await.fetch_all("SHOW BINARY LOGS").await.expect("a binary log");
+    let logs = connect(&mysql_url(source)).await.fetch_all("SHOW BINARY LOGS").await.expect("a binary log");
     let file: String = logs[0].get(0);
     let follow = format!(
         "CHANGE REPLICATION SOURCE TO SOURCE_HOST = '127.0.0.1', SOURCE_PORT = {}, SOURCE_USER = 'root',
@@ -244,18 +240,22 @@ pub async fn start_mysql_replica(source: &Server, delay: Duration) -> Server {
         source.port,
         delay.as_secs()
     );
-    let mut connection = connect(&replica).await;
+    let mut connection = connect(&mysql_url(&replica)).await;
     for sql in [follow.as_str(), "START REPLICA"] {
         connection.execute(AssertSqlSafe(sql)).await.expect("the replica follows");
     }
     replica
 }
 
+/// A connection to a MySQL or MariaDB at a URL without a database.
+pub async fn connect(url: &str) -> MySqlConnection {
+    MySqlConnection::connect(&format!("{url}?ssl-mode=disabled")).await.expect("the server answers")
+}
+
 /// Makes a database on a MySQL or MariaDB at a URL without one.
 pub async fn create_database(url: &str, name: &str) {
-    let mut connection =
-        MySqlConnection::connect(&format!("{url}?ssl-mode=disabled")).await.expect("the server answers");
-    connection.execute(AssertSqlSafe(format!("CREATE DATABASE {name}"))).await.expect("a database");
+    let create = AssertSqlSafe(format!("CREATE DATABASE {name}"));
+    connect(url).await.execute(create).await.expect("a database");
 }
 
 /// Redis without persistence. `settings` are further arguments, such as `--maxmemory 10mb`.

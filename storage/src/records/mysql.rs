@@ -8,7 +8,7 @@ mod rows;
 mod statements;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     fmt,
     ops::{Deref, DerefMut},
     sync::Arc,
@@ -32,8 +32,8 @@ use tokio::{
 
 use self::statements::Flavour;
 use super::{
-    Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, RecordStore,
-    Shards, Snapshot, check_owner,
+    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker,
+    Owner, RecordStore, Shards, Snapshot, check_owner,
 };
 use crate::StoreError;
 
@@ -53,14 +53,14 @@ const RETRIES_MAX: u32 = 5;
 const IDLE_MAX: Duration = Duration::from_secs(4);
 /// A connection unused for longer is tried before it is used.
 const DOUBT_AFTER: Duration = Duration::from_secs(1);
-/// What an owner's connection waits for; its transactions begin with their first statement. A stopped owner loses its transaction, and so its locks, after `wait_timeout`.
-const WRITER_SESSION: &str = "SET SESSION autocommit = 0, SESSION innodb_lock_wait_timeout = 3, SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
+/// What an owner's connection waits for; its transactions begin with their first statement. A stopped owner loses its
+/// transaction, and so its locks, after `wait_timeout`.
+const WRITER_SESSION: &str = "SET SESSION autocommit = 0, SESSION innodb_lock_wait_timeout = 3, \
+                              SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
                               SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
-/// How long buckets are kept: 48 hours of ten-minute slots.
-const BUCKET_SLOTS_KEPT: i64 = 288;
 
 /// Records on one MySQL server.
 pub struct MysqlRecords {
@@ -348,11 +348,9 @@ impl RecordStore for MysqlRecords {
                         return Ok(None);
                     }
                     let prior = statements::rows(connection, flavour, &batch.read).await?;
-                    let new: HashSet<Pair> =
-                        batch.read.iter().zip(&prior).filter(|(_, row)| row.is_none()).map(|(pair, _)| *pair).collect();
+                    let is_new = batch.new_pairs(&prior);
                     let writes = (batch.fold)(prior);
-                    let is_new = |pair: &Pair| new.contains(pair);
-                    statements::write_rows(connection, partition, &writes.rows, is_new).await?;
+                    statements::write_rows(connection, partition, &writes.rows, &is_new).await?;
                     let counts =
                         statements::add_counts(connection, flavour, partition, &writes.counts, &batch.counts).await?;
                     statements::add_buckets(connection, partition, batch.fence.next_offset, &writes.buckets).await?;

@@ -17,8 +17,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, RecordStore,
-    Shards, Snapshot, Writes, digest,
+    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker,
+    Owner, RecordStore, Shards, Snapshot, Writes, digest,
 };
 use crate::{
     StoreError,
@@ -36,8 +36,6 @@ const READERS: usize = 4;
 const SORTED_ROWS_MAX: i64 = 256;
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
-/// How long buckets are kept: 48 hours of ten-minute slots.
-const BUCKET_SLOTS_KEPT: i64 = 288;
 
 /// Records in a SQLite file.
 #[derive(Debug)]
@@ -210,7 +208,7 @@ fn commit(connection: &Connection, batch: &Batch, state: &mut Housekeeping) -> r
     for pair in &batch.read {
         prior.push(row(connection, pair)?);
     }
-    let is_new = prior.iter().zip(&batch.read).filter(|(row, _)| row.is_none()).map(|(_, pair)| *pair).collect();
+    let is_new = batch.new_pairs(&prior);
     let writes = (batch.fold)(prior);
     let counts = write(connection, fence.partition, &writes, &is_new, &batch.counts, state)?;
     Ok(Some(Committed { rows: writes.rows, counts }))

@@ -9,7 +9,7 @@ use redis::Script;
 use super::{ANSWER_LIFE, Begin, Bucket, IN_FLIGHT_LIFE, Intent, Policy, RequestKey, RequestStore, Taken};
 use crate::{
     StoreError,
-    redis::{Address, Connection, Gathering, Part, RedisTimeouts},
+    redis::{Address, Connection, Part, RedisTimeouts},
 };
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ const STORE: &str = "Redis";
 
 /// The request store in Redis.
 pub struct RedisRequests {
-    connection: Gathering,
+    connection: Connection,
     abandon: Script,
     take: Script,
     give_back: Script,
@@ -34,7 +34,7 @@ impl RedisRequests {
     pub fn new(url: &str, timeouts: RedisTimeouts) -> Result<Self, StoreError> {
         let address = Address::parse(STORE, url)?;
         Ok(Self {
-            connection: Gathering::new(Connection::new(STORE, address, timeouts.request, timeouts.connect)),
+            connection: Connection::new(STORE, address, timeouts.request, timeouts.connect),
             abandon: Script::new(lua::ABANDON),
             take: Script::new(lua::TAKE),
             give_back: Script::new(lua::GIVE_BACK),
@@ -83,7 +83,7 @@ impl RequestStore for RedisRequests {
         let mut set = redis::cmd("SET");
         set.arg(request_key(key)).arg(text(&intent, None)).arg("NX").arg("GET");
         set.arg("PX").arg(IN_FLIGHT_LIFE.as_millis() as u64);
-        let known: Option<String> = self.connection.command(set).await?;
+        let known: Option<String> = self.connection.command(&set).await?;
         let Some(known) = known else { return Ok(Begin::Fresh) };
         Ok(match parse(&known) {
             Some((other, _)) if other != intent => Begin::Conflict,
@@ -96,31 +96,29 @@ impl RequestStore for RedisRequests {
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
         let mut set = redis::cmd("SET");
         set.arg(request_key(key)).arg(text(&intent, Some(position))).arg("PX").arg(ANSWER_LIFE.as_millis() as u64);
-        self.connection.command(set).await
+        self.connection.command(&set).await
     }
 
     async fn abandon(&self, key: RequestKey) -> Result<(), StoreError> {
-        let _always_0: i64 = self.connection.script(&self.abandon, vec![Part::Key(request_key(key))]).await?;
+        let _always_0: i64 = self.connection.script(&self.abandon, [Part::Key(request_key(key))]).await?;
         Ok(())
     }
 
     async fn find(&self, key: RequestKey) -> Result<Option<(Intent, Option<Position>)>, StoreError> {
-        let mut get = redis::cmd("GET");
-        get.arg(request_key(key));
-        let known: Option<String> = self.connection.command(get).await?;
+        let known: Option<String> = self.connection.command(redis::cmd("GET").arg(request_key(key))).await?;
         Ok(known.as_deref().and_then(parse))
     }
 
     async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
         let [burst, window] = policy_arguments(policy);
-        let parts = vec![Part::Key(bucket_key(&bucket)), burst, window];
+        let parts = [Part::Key(bucket_key(&bucket)), burst, window];
         let (allowed, remaining, micros): (i64, u32, u64) = self.connection.script(&self.take, parts).await?;
         Ok(Taken { allowed: allowed == 1, remaining, next_in: Duration::from_micros(micros) })
     }
 
     async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
         let [burst, window] = policy_arguments(policy);
-        let parts = vec![Part::Key(bucket_key(&bucket)), burst, window];
+        let parts = [Part::Key(bucket_key(&bucket)), burst, window];
         let _always_0: i64 = self.connection.script(&self.give_back, parts).await?;
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The statements. Values are bound; table names come from shards. Multi-row statements come in a few sizes, so that
 //! each is prepared once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, SHARDS, Timestamp, UserId};
@@ -216,15 +216,16 @@ pub(super) async fn write_rows(
     connection: &mut MySqlConnection,
     partition: Partition,
     records: &[LikeRecord],
-    is_new: impl Fn(&Pair) -> bool,
+    is_new: &HashSet<Pair>,
 ) -> Result<(), Failed> {
-    let (new, known): (Vec<&LikeRecord>, Vec<&LikeRecord>) = records.iter().partition(|record| is_new(&record.pair));
+    let (new, known): (Vec<&LikeRecord>, Vec<&LikeRecord>) =
+        records.iter().partition(|record| is_new.contains(&record.pair));
     let table = table(partition.shard());
-    let pieces = pieces(&new).map(|piece| (true, piece)).chain(pieces(&known).map(|piece| (false, piece)));
-    for (is_new, piece) in pieces {
+    // A repeated row is not new any more.
+    let new = pieces(&new).map(|piece| (if piece.is_full() { "" } else { REPLACE_ROW }, piece));
+    let known = pieces(&known).map(|piece| (REPLACE_ROW, piece));
+    for (or_else, piece) in new.chain(known) {
         let values = placeholders(10, piece.size);
-        // A repeated row is not new any more.
-        let or_else = if is_new && piece.is_full() { "" } else { REPLACE_ROW };
         let sql = format!(
             "INSERT INTO {table} (user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at,
                                   version, request_ring, request_floor)
