@@ -16,6 +16,7 @@ mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod counters;
+mod courier;
 mod data_dir;
 mod error;
 pub mod log;

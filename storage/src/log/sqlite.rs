@@ -1,6 +1,7 @@
 //! The embedded log: one SQLite file, durable before each acknowledgement, many appends per transaction.
 
 use std::{
+    cell::RefCell,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -18,6 +19,7 @@ use super::{
 };
 use crate::{
     StoreError,
+    courier::{Courier, Post},
     sqlite::{Commits, Failure, File, Readers, Writer},
 };
 
@@ -119,7 +121,14 @@ fn identity(file: &File, connection: &Connection) -> Result<(String, PartitionCo
 /// A record, or a dead letter, on its way to the writer.
 struct Append {
     what: What,
-    done: oneshot::Sender<Result<Offset, AppendError>>,
+    done: oneshot::Sender<Outcome>,
+    courier: Courier<Outcome>,
+}
+
+type Outcome = Result<Offset, AppendError>;
+
+thread_local! {
+    static COURIER: RefCell<Option<Courier<Outcome>>> = const { RefCell::new(None) };
 }
 
 enum What {
@@ -200,25 +209,21 @@ impl Commits for Appends {
     }
 
     fn finish(&mut self, jobs: Drain<'_, Append>, outcome: &Result<(), Failure>) {
-        for Append { what, done } in jobs {
+        let known = |offset| Offset::new(offset).map_err(|e| AppendError::Unknown(StoreError::unusable(STORE, e)));
+        let mut post = Post::default();
+        for Append { what, done, courier } in jobs {
             let answer = match (outcome, what) {
                 (Ok(()), What::Record { partition, encoded, offset }) => {
                     self.tails.push(partition, encoded);
-                    Offset::new(offset)
+                    known(offset)
                 }
-                (Ok(()), What::DeadLetter { offset, .. }) => Offset::new(offset),
-                (Err(failure), _) => {
-                    let error = match failure.clone() {
-                        Failure::Rejected(error) => AppendError::Rejected(error),
-                        Failure::Unknown(error) => AppendError::Unknown(error),
-                    };
-                    let _caller_has_gone = done.send(Err(error));
-                    continue;
-                }
+                (Ok(()), What::DeadLetter { offset, .. }) => known(offset),
+                (Err(Failure::Rejected(error)), _) => Err(AppendError::Rejected(error.clone())),
+                (Err(Failure::Unknown(error)), _) => Err(AppendError::Unknown(error.clone())),
             };
-            let answer = answer.map_err(|e| AppendError::Unknown(StoreError::unusable(STORE, e)));
-            let _caller_has_gone = done.send(answer);
+            post.add(&courier, done, answer);
         }
+        post.send();
         if outcome.is_ok() {
             self.tails.set_ends(&self.ends);
         }
@@ -230,7 +235,8 @@ impl SqliteLog {
         let writing = self.writing().map_err(AppendError::Rejected)?;
         let (done, answer) = oneshot::channel();
         let ended = || StoreError::unavailable(STORE, "its writer has ended");
-        if !writing.writer.submit(Append { what, done }).await {
+        let courier = COURIER.with(Courier::of_thread);
+        if !writing.writer.submit(Append { what, done, courier }).await {
             return Err(AppendError::Rejected(ended()));
         }
         answer.await.unwrap_or_else(|_| Err(AppendError::Unknown(ended())))
