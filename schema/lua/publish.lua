@@ -1,6 +1,6 @@
 -- Takes a batch over if progress holds this writer and stands just before it.
 -- KEYS: progress; a key and a lease for each count; a key and a lease for each status.
--- ARGV: writer, from, to, log_end, next_event_at, heard_at, recovering, number of counts;
+-- ARGV: writer, from, to, log_end, next_event_at, heard_at, recovering, number of counts, what to tell who listens;
 --       count and version for each count; field, value and version for each status.
 -- A version that cannot be read is older than any.
 local function version(text) return tonumber(text or '') or -2 end
@@ -8,7 +8,7 @@ local held = redis.call('HMGET', KEYS[1], 'writer', 'position')
 if held[1] ~= ARGV[1] or held[2] ~= ARGV[2] then return 0 end
 -- A server without memory refuses this first write, and then nothing was changed.
 redis.call('HSET', KEYS[1], 'writer', ARGV[1])
-local counts, argument = tonumber(ARGV[8]), 9
+local counts, argument = tonumber(ARGV[8]), 10
 local last_count = 1 + 2 * counts
 for key = 2, last_count, 2 do
     local known = redis.pcall('HGET', KEYS[key], 'v')
@@ -39,4 +39,5 @@ for key = 3, #KEYS, 2 do
 end
 redis.call('HSET', KEYS[1], 'position', ARGV[3], 'log_end', ARGV[4], 'next_event_at', ARGV[5], 'heard_at', ARGV[6],
     'recovering', ARGV[7])
+if ARGV[9] ~= '' then redis.call('PUBLISH', 'like:changes', ARGV[9]) end
 return 1

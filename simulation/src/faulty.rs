@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, Position, UserId};
 use likewise_storage::{
     CounterStore, EventLog, RecordStore, RequestStore, StoreError,
-    counters::{Answer, Ask, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
+    counters::{Answer, Ask, Changes, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, Snapshot,
@@ -186,6 +186,10 @@ impl<T: CounterStore + ?Sized> CounterStore for Faulty<T> {
     async fn passed(&self, scope: Scope, offset: Offset, wait: Duration) {
         self.process.point().await;
         self.inner.passed(scope, offset, wait).await;
+    }
+
+    fn changes(&self) -> Changes {
+        self.inner.changes()
     }
 }
 

@@ -6,10 +6,17 @@ mod memory;
 #[cfg(feature = "servers")]
 mod redis;
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use likewise_schema::{Content, Offset, Partition, Timestamp, UserId};
+use tokio::sync::broadcast;
 
 pub use self::memory::{CountersCopy, MemoryCounters};
 #[cfg(feature = "servers")]
@@ -86,16 +93,29 @@ pub struct News {
     pub heard_at: Timestamp,
 }
 
+impl Publish {
+    /// What it changes, for those who want to know at once; none where it touches no count.
+    fn change(&self, scope: Scope) -> Option<Change> {
+        let claim = claim(scope.partition, self.to, self.news, self.recovering);
+        let named = if self.counts.len() > CHANGED_MAX { &[] } else { &*self.counts };
+        (!self.counts.is_empty()).then(|| Change { scope, claim, counts: named.to_vec() })
+    }
+}
+
+fn claim(partition: Partition, position: Version, news: News, recovering: bool) -> Claim {
+    Claim {
+        partition,
+        next_offset: Offset::new(position.saturating_add(1)).unwrap_or_default(),
+        heard_at: news.heard_at,
+        next_event_at: news.next_event_at,
+        recovering,
+    }
+}
+
 impl Progress {
     /// The claim of entries read after this progress in the same pipeline.
     pub fn claim(&self, partition: Partition) -> Claim {
-        Claim {
-            partition,
-            next_offset: Offset::new(self.position.saturating_add(1)).unwrap_or_default(),
-            heard_at: self.news.heard_at,
-            next_event_at: self.news.next_event_at,
-            recovering: self.recovering,
-        }
+        claim(partition, self.position, self.news, self.recovering)
     }
 }
 
@@ -136,6 +156,72 @@ pub struct Publish {
     pub news: News,
     /// True while the owner re-publishes after a takeover.
     pub recovering: bool,
+}
+
+/// What a publish changed. A hint: nothing depends on its arrival.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Where.
+    pub scope: Scope,
+    /// What the counts reflect.
+    pub claim: Claim,
+    /// The counts touched, or none of them where they are more than [`CHANGED_MAX`].
+    pub counts: Vec<(Content, CachedCount)>,
+}
+
+/// How many counts a [`Change`] holds at most.
+pub const CHANGED_MAX: usize = 1000;
+/// Changes that may wait for a receiver; one that is slower loses the oldest.
+const CHANGES_WAITING: usize = 256;
+
+/// Changes from the moment on at which they were asked for.
+pub struct Changes {
+    hints: broadcast::Receiver<Arc<Change>>,
+    comes: Arc<AtomicBool>,
+}
+
+impl Changes {
+    /// The next one; those that were lost in between are left out. None when the store has ended.
+    pub async fn next(&mut self) -> Option<Arc<Change>> {
+        loop {
+            match self.hints.recv().await {
+                Ok(change) => return Some(change),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+
+    /// Tells at any time whether changes come, as far as is known.
+    pub fn liveness(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let comes = Arc::clone(&self.comes);
+        move || comes.load(Ordering::Relaxed)
+    }
+}
+
+/// Sends changes to whoever asked for them.
+#[derive(Debug)]
+struct Hints {
+    sender: broadcast::Sender<Arc<Change>>,
+    comes: Arc<AtomicBool>,
+}
+
+impl Hints {
+    fn new(comes: bool) -> Self {
+        Self { sender: broadcast::Sender::new(CHANGES_WAITING), comes: Arc::new(AtomicBool::new(comes)) }
+    }
+
+    fn changes(&self) -> Changes {
+        Changes { hints: self.sender.subscribe(), comes: Arc::clone(&self.comes) }
+    }
+
+    fn are_wanted(&self) -> bool {
+        self.sender.receiver_count() > 0
+    }
+
+    fn send(&self, change: Change) {
+        let _nobody_listens = self.sender.send(Arc::new(change));
+    }
 }
 
 /// Whether a conditional write was done.
@@ -245,4 +331,7 @@ pub trait CounterStore: Send + Sync + 'static {
 
     /// Waits until progress has passed `offset`, at most `wait`. A hint: the caller reads again in any case.
     async fn passed(&self, scope: Scope, offset: Offset, wait: Duration);
+
+    /// What publishes change from now on, of all scopes.
+    fn changes(&self) -> Changes;
 }

@@ -12,6 +12,8 @@
 
 #![forbid(unsafe_code)]
 
+#[cfg(feature = "servers")]
+mod breaker;
 mod clock;
 #[cfg(feature = "conformance")]
 pub mod conformance;

@@ -9,16 +9,20 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use parking_lot::Mutex;
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Script,
     ServerErrorKind, Value,
-    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig},
+    aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSubSink, PubSubStream},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
 };
 
-use crate::StoreError;
+use crate::{
+    StoreError,
+    breaker::{self, Breaker},
+};
 
 /// How long Redis may take. It is a cache: past that an answer comes from elsewhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,9 @@ impl Default for RedisTimeouts {
 
 /// Calls in a row without an answer in time after which a connection counts as dead.
 const SILENT_MAX: u32 = 20;
+/// Where Redis does not answer, requests do not wait for it, and one in ten a second looks whether it does again.
+const BREAKER: breaker::Limits =
+    breaker::Limits { failures: 5, lasting: Duration::from_millis(300), probe_every: Duration::from_millis(100) };
 
 fn tcp_settings() -> redis::io::tcp::TcpSettings {
     redis::io::tcp::TcpSettings::default().set_nodelay(true).set_user_timeout(Duration::from_secs(2))
@@ -53,7 +60,8 @@ fn tcp_settings() -> redis::io::tcp::TcpSettings {
 #[derive(Clone)]
 pub(crate) enum Address {
     Server(Box<Client>),
-    Cluster(Box<ClusterClient>),
+    /// With a client of each node that the URL names.
+    Cluster(Box<ClusterClient>, Arc<[Client]>),
 }
 
 impl Address {
@@ -69,12 +77,10 @@ impl Address {
                 let (credentials, nodes) = rest.rsplit_once('@').map_or(("", rest), |(who, nodes)| (who, nodes));
                 let at = if credentials.is_empty() { "" } else { "@" };
                 let nodes = nodes.split(',').map(|node| format!("{scheme}://{credentials}{at}{node}"));
-                Ok(Self::Cluster(Box::new(
-                    ClusterClient::builder(nodes.collect::<Vec<_>>())
-                        .tcp_settings(tcp_settings())
-                        .build()
-                        .map_err(wrong)?,
-                )))
+                let nodes: Vec<String> = nodes.collect();
+                let each = nodes.iter().map(|node| Client::open(node.as_str())).collect::<Result<_, _>>();
+                let all = ClusterClient::builder(nodes).tcp_settings(tcp_settings()).build();
+                Ok(Self::Cluster(Box::new(all.map_err(wrong)?), each.map_err(wrong)?))
             }
             _ => {
                 let info = url.into_connection_info().map_err(wrong)?.set_tcp_settings(tcp_settings());
@@ -84,7 +90,15 @@ impl Address {
     }
 
     pub(crate) fn is_cluster(&self) -> bool {
-        matches!(self, Self::Cluster(_))
+        matches!(self, Self::Cluster(..))
+    }
+
+    /// Clients of single nodes; what is said on one node's channels is heard on all.
+    fn nodes(&self) -> &[Client] {
+        match self {
+            Self::Server(client) => std::slice::from_ref(client),
+            Self::Cluster(_, nodes) => nodes,
+        }
     }
 }
 
@@ -98,6 +112,7 @@ pub(crate) struct Connection {
     made: Arc<Mutex<Option<Made>>>,
     /// Calls in a row that were not answered in time.
     silent: Arc<AtomicU32>,
+    breaker: Arc<Breaker>,
 }
 
 #[derive(Clone)]
@@ -146,7 +161,8 @@ pub(crate) enum Part {
 impl Connection {
     /// For answers within `wait`. Nothing is connected yet.
     pub(crate) fn new(store: &'static str, address: Address, wait: Duration, connect: Duration) -> Self {
-        Self { store, address, wait, connect, made: Arc::default(), silent: Arc::default() }
+        let breaker = Arc::new(Breaker::new(store, BREAKER));
+        Self { store, address, wait, connect, made: Arc::default(), silent: Arc::default(), breaker }
     }
 
     /// The connection, which is made in the background where there is none.
@@ -164,7 +180,7 @@ impl Connection {
                     .set_response_timeout(Some(self.wait));
                 Made::Server(ConnectionManager::new_lazy_with_config(Client::clone(client), config)?)
             }
-            Address::Cluster(client) => {
+            Address::Cluster(client, _) => {
                 let config = redis::cluster::ClusterConfig::new()
                     .set_connection_timeout(self.connect)
                     .set_response_timeout(self.wait);
@@ -177,6 +193,9 @@ impl Connection {
 
     /// Makes a call in time. An error leaves it unknown whether the call had its effect.
     async fn within<T>(&self, call: impl AsyncFnOnce(&mut Made) -> Result<T, RedisError>) -> Result<T, StoreError> {
+        let Some(attempt) = self.breaker.attempt(self.wait) else {
+            return Err(StoreError::unavailable(self.store, "it has not answered for a while"));
+        };
         let made_and_called = async { call(&mut self.made()?).await };
         let outcome = tokio::time::timeout(self.wait, made_and_called).await;
         let is_silent = match &outcome {
@@ -185,6 +204,13 @@ impl Connection {
             Ok(Ok(_)) => false,
         };
         let silent = if is_silent { self.silent.fetch_add(1, Ordering::Relaxed) + 1 } else { 0 };
+        let is_away = is_silent
+            || matches!(&outcome, Ok(Err(error)) if error.is_io_error() || error.is_connection_refusal() || error.is_connection_dropped());
+        if is_away {
+            attempt.failed()
+        } else {
+            attempt.succeeded()
+        }
         // A server that is no longer the one to write to, one that does not know us any more, one that is gone without a
         // word: the next call makes another connection.
         let is_useless = outcome.as_ref().is_ok_and(|answer| {
@@ -228,6 +254,50 @@ impl Connection {
         }
         self.within(async |made| invocation.invoke_async(made).await).await
     }
+}
+
+/// How long a subscription may be silent before it is asked whether it is alive, and how long that may take.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+
+/// A connection that hears what is said on a channel.
+pub(crate) struct Subscription {
+    sink: PubSubSink,
+    stream: PubSubStream,
+}
+
+impl Subscription {
+    /// On the first node that answers.
+    pub(crate) async fn new(address: &Address, channel: &str) -> Result<Self, RedisError> {
+        let subscribe = async |client: &Client| {
+            let (mut sink, stream) = client.get_async_pubsub().await?.split();
+            sink.subscribe(channel).await?;
+            Ok(Self { sink, stream })
+        };
+        let mut outcome = Err(silent());
+        for client in address.nodes() {
+            outcome = tokio::time::timeout(QUIET_MAX, subscribe(client)).await.unwrap_or_else(|_| Err(silent()));
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
+    }
+
+    /// The next message; none if the channel was quiet for a while, but is alive.
+    pub(crate) async fn next(&mut self) -> Result<Option<String>, RedisError> {
+        match tokio::time::timeout(QUIET_MAX, self.stream.next()).await {
+            Ok(Some(message)) => message.get_payload().map(Some),
+            Ok(None) => Err(silent()),
+            Err(_) => {
+                let alive = tokio::time::timeout(QUIET_MAX, self.sink.ping::<Value>()).await;
+                alive.unwrap_or_else(|_| Err(silent())).map(|_| None)
+            }
+        }
+    }
+}
+
+fn silent() -> RedisError {
+    RedisError::from((ErrorKind::Io, "a subscription is silent"))
 }
 
 /// A sentence if the server may drop keys that are to stay, or refuses to drop any.

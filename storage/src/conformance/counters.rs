@@ -7,8 +7,8 @@ use likewise_schema::{Content, Offset};
 use super::{at, partition, post, user};
 use crate::{
     counters::{
-        Answer, Ask, COUNT_LIFE, CachedCount, CounterStore, Fill, Lease, LeaseKey, News, Outcome, Publish,
-        REPUBLISH_EVENTS_MAX, Scope, Status, Version, Writer,
+        Answer, Ask, CHANGED_MAX, COUNT_LIFE, CachedCount, Change, Changes, CounterStore, Fill, Lease, LeaseKey, News,
+        Outcome, Publish, REPUBLISH_EVENTS_MAX, Scope, Status, Version, Writer,
     },
     records::Generation,
 };
@@ -68,6 +68,41 @@ async fn owned<F: AsyncFn() -> Store>(make: &F, position: Version) -> Store {
     store
 }
 
+/// The next change of this suite's scope beyond `position`. What was told before may arrive late.
+async fn told(changes: &mut Changes, position: i64) -> Arc<Change> {
+    let next = async {
+        loop {
+            let change = changes.next().await.expect("the store is there");
+            if change.scope == scope() && change.claim.next_offset.get() > position + 1 {
+                return change;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), next).await.expect("a change is told")
+}
+
+async fn what_a_publish_changes_is_told(store: Store) {
+    let mut changes = store.changes();
+    let comes = changes.liveness();
+    let waited_until = tokio::time::Instant::now() + Duration::from_secs(20);
+    while !comes() && tokio::time::Instant::now() < waited_until {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(comes(), "changes come");
+    let refused = store.publish(scope(), counting(2, 10, 11, post(1), 6)).await;
+    assert_eq!(refused, Ok(Outcome::Refused));
+    assert_eq!(store.publish(scope(), publish(1, 10, 11)).await, Ok(Outcome::Done));
+    assert_eq!(store.publish(scope(), counting(1, 11, 12, post(1), 7)).await, Ok(Outcome::Done));
+    let change = told(&mut changes, 10).await;
+    assert_eq!(change.counts, [(post(1), cached(7, 12))], "neither of a refused publish nor of one without counts");
+    let claim = store.progress(scope()).await.expect("read").expect("owned").claim(scope().partition);
+    assert_eq!(change.claim, claim);
+    let many = (0..=CHANGED_MAX as i64).map(|number| (post(1 + 16 * number), cached(1, 13))).collect();
+    let many = Publish { counts: many, ..publish(1, 12, 13) };
+    assert_eq!(store.publish(scope(), many).await, Ok(Outcome::Done));
+    assert!(told(&mut changes, 12).await.counts.is_empty(), "too many to name");
+}
+
 /// Runs the suite on fresh, empty stores from `make`.
 pub async fn counter_store<F: AsyncFn() -> Arc<dyn CounterStore>>(make: F) {
     what_is_missing_is_unknown(make().await).await;
@@ -75,6 +110,7 @@ pub async fn counter_store<F: AsyncFn() -> Arc<dyn CounterStore>>(make: F) {
     progress_far_behind_is_given_up_with_its_entries(owned(&make, 10).await).await;
     a_publish_needs_its_writer_and_the_position_before_it(owned(&make, 10).await).await;
     a_publish_updates_what_is_there_and_creates_nothing(owned(&make, 10).await).await;
+    what_a_publish_changes_is_told(owned(&make, 10).await).await;
     a_fill_needs_its_lease(owned(&make, 10).await).await;
     a_publish_drops_the_leases_of_what_it_names(owned(&make, 10).await).await;
     a_fill_never_goes_back(owned(&make, 10).await).await;

@@ -18,8 +18,8 @@ use tokio::{
 };
 
 use super::{
-    Answer, Ask, CachedCount, CounterStore, Fill, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News, Outcome, Progress,
-    Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
+    Answer, Ask, CachedCount, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News,
+    Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
 };
 use crate::{
     Clock, StoreError,
@@ -40,6 +40,7 @@ const LEASES_MAX: usize = 16_384;
 pub struct MemoryCounters {
     clock: Clock,
     scopes: RwLock<HashMap<Scope, Arc<Mutex<Entries>>>>,
+    hints: Hints,
 }
 
 #[derive(Clone, Debug)]
@@ -213,7 +214,7 @@ impl Entries {
 impl MemoryCounters {
     /// An empty store that reads lives from `clock`.
     pub fn new(clock: Clock) -> Self {
-        Self { clock, scopes: RwLock::default() }
+        Self { clock, scopes: RwLock::default(), hints: Hints::new(true) }
     }
 
     /// Forgets everything, as a flushed cache does.
@@ -267,7 +268,12 @@ impl MemoryCounters {
 #[async_trait]
 impl CounterStore for MemoryCounters {
     async fn publish(&self, scope: Scope, publish: Publish) -> Result<Outcome, StoreError> {
-        Ok(self.entries(scope).lock().publish(publish, self.clock.micros()))
+        let change = if self.hints.are_wanted() { publish.change(scope) } else { None };
+        let outcome = self.entries(scope).lock().publish(publish, self.clock.micros());
+        if let Some(change) = change.filter(|_| outcome == Outcome::Done) {
+            self.hints.send(change);
+        }
+        Ok(outcome)
     }
 
     async fn take_over(
@@ -323,5 +329,9 @@ impl CounterStore for MemoryCounters {
                 return;
             }
         }
+    }
+
+    fn changes(&self) -> Changes {
+        self.hints.changes()
     }
 }

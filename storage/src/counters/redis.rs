@@ -3,11 +3,19 @@
 //! All keys of a scope carry the tag `{generation.partition}` and so are on one node. Offsets and counts are numbers
 //! in Lua, exact up to 2^53.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use futures::future::try_join_all;
-use likewise_schema::{Content, Offset, Timestamp, UserId, lua};
+use likewise_schema::{Content, Offset, Position, Timestamp, UserId, lua};
 use parking_lot::Mutex;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
 use tokio::{
@@ -16,17 +24,22 @@ use tokio::{
 };
 
 use super::{
-    Answer, Ask, CachedCount, CounterStore, Fill, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News, Outcome, Progress,
-    Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
+    Answer, Ask, CachedCount, Change, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey, LeaseToken,
+    News, Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
 };
 use crate::{
     StoreError,
-    redis::{Address, Connection, Part, RedisTimeouts, advice},
+    records::{Claim, Generation},
+    redis::{Address, Connection, Part, RedisTimeouts, Subscription, advice},
 };
 
 const STORE: &str = "Redis";
 /// Statuses kept per user and partition.
 const STATUSES_MAX: usize = 1024;
+/// Where publishes tell what they change.
+const CHANNEL: &str = "like:changes";
+/// How long after a subscription broke another one is made.
+const SUBSCRIBE_AGAIN_AFTER: Duration = Duration::from_millis(200);
 /// How often progress is read while somebody waits for it.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -44,6 +57,10 @@ struct Inner {
     scripts: Scripts,
     /// Where progress is, for scopes in which somebody waits.
     waits: Mutex<HashMap<Scope, watch::Sender<Version>>>,
+    address: Address,
+    hints: Hints,
+    /// Somebody listens to the channel for all who want hints.
+    listens: AtomicBool,
 }
 
 struct Scripts {
@@ -74,7 +91,17 @@ impl RedisCounters {
         };
         let (requests, owners) = (connection(timeouts.request), connection(timeouts.publish));
         let is_cluster = address.is_cluster();
-        Ok(Self { inner: Arc::new(Inner { requests, owners, is_cluster, scripts, waits: Mutex::default() }) })
+        let inner = Inner {
+            requests,
+            owners,
+            is_cluster,
+            scripts,
+            waits: Mutex::default(),
+            address,
+            hints: Hints::new(false),
+            listens: AtomicBool::new(false),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// What of the server's configuration should be changed, in a sentence.
@@ -126,6 +153,38 @@ fn parse_status(text: &str) -> Option<Status> {
 fn news_arguments(news: &News) -> [String; 3] {
     let next = news.next_event_at.map_or_else(String::new, |at| at.millis().to_string());
     [news.log_end.to_string(), next, news.heard_at.millis().to_string()]
+}
+
+/// The scope and its claim, then a line for each count. Nothing where no event was applied.
+fn change_text(change: &Change) -> String {
+    let Change { scope, claim, counts } = change;
+    let Some(offset) = claim.next_offset.previous() else { return String::new() };
+    let (position, heard_at) = (Position { partition: scope.partition, offset }, claim.heard_at.millis());
+    let next = claim.next_event_at.map_or_else(|| "-".into(), |at| at.millis().to_string());
+    let recovering = u8::from(claim.recovering);
+    let head = format!("{:08x} {position} {heard_at} {next} {recovering}", scope.generation.0);
+    let line = |(content, cached): &(Content, CachedCount)| format!("\n{content} {} {}", cached.count, cached.version);
+    counts.iter().map(line).fold(head, |text, line| text + &line)
+}
+
+/// None for what no owner wrote.
+fn parse_change(text: &str) -> Option<Change> {
+    let mut lines = text.lines();
+    let mut parts = lines.next()?.split(' ');
+    let generation = Generation(u32::from_str_radix(parts.next()?, 16).ok()?);
+    let Position { partition, offset } = parts.next()?.parse().ok()?;
+    let next_offset = offset.next();
+    let mut at = || Some(parts.next()?.parse().ok().map(Timestamp::saturating_from_millis));
+    let (heard_at, next_event_at) = (at()??, at()?);
+    let recovering = parts.next()? != "0";
+    let count = |line: &str| {
+        let mut parts = line.split(' ');
+        let content = parts.next()?.parse().ok()?;
+        let (count, version) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
+        Some((content, CachedCount { count, version }))
+    };
+    let claim = Claim { partition, next_offset, heard_at, next_event_at, recovering };
+    Some(Change { scope: Scope { generation, partition }, claim, counts: lines.map(count).collect::<Option<_>>()? })
 }
 
 const PROGRESS_FIELDS: [&str; 7] =
@@ -225,6 +284,31 @@ impl Inner {
         }
     }
 
+    /// Takes what is told on the channel, as long as somebody wants it.
+    async fn listen(self: Arc<Self>) {
+        loop {
+            if !self.hints.are_wanted() {
+                self.listens.store(false, Ordering::Release);
+                // Somebody may have come after the look, and found that the task still listened.
+                if !self.hints.are_wanted() || self.listens.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+            if let Ok(mut subscription) = Subscription::new(&self.address, CHANNEL).await {
+                self.hints.comes.store(true, Ordering::Relaxed);
+                while let Ok(text) = subscription.next().await
+                    && self.hints.are_wanted()
+                {
+                    if let Some(change) = text.as_deref().and_then(parse_change) {
+                        self.hints.send(change);
+                    }
+                }
+                self.hints.comes.store(false, Ordering::Relaxed);
+            }
+            tokio::time::sleep(SUBSCRIBE_AGAIN_AFTER).await;
+        }
+    }
+
     fn watch(self: &Arc<Self>, scope: Scope) -> watch::Receiver<Version> {
         let mut waits = self.waits.lock();
         if let Some(sender) = waits.get(&scope) {
@@ -240,14 +324,16 @@ impl Inner {
 #[async_trait]
 impl CounterStore for RedisCounters {
     async fn publish(&self, scope: Scope, publish: Publish) -> Result<Outcome, StoreError> {
+        let told = publish.change(scope).as_ref().map_or_else(String::new, change_text);
         let Publish { writer, from, to, counts, statuses, news, recovering } = publish;
-        let mut parts = Vec::with_capacity(9 + 4 * counts.len() + 5 * statuses.len());
+        let mut parts = Vec::with_capacity(10 + 4 * counts.len() + 5 * statuses.len());
         parts.push(Part::Key(progress_key(scope)));
         let [log_end, next_event_at, heard_at] = news_arguments(&news);
         let recovering = u8::from(recovering).to_string();
         let head = [token(writer.0), from.to_string(), to.to_string(), log_end, next_event_at, heard_at, recovering];
         parts.extend(head.map(Part::Argument));
         parts.push(Part::Argument(counts.len().to_string()));
+        parts.push(Part::Argument(told));
         for (content, cached) in &counts {
             parts.push(Part::Key(count_key(scope, content)));
             parts.push(Part::Key(lease_key(scope, &LeaseKey::Count(*content))));
@@ -350,5 +436,13 @@ impl CounterStore for RedisCounters {
         let deadline = Instant::now() + wait;
         let mut position = self.inner.watch(scope);
         let _in_vain = timeout_at(deadline, position.wait_for(|position| *position >= offset.get())).await;
+    }
+
+    fn changes(&self) -> Changes {
+        let changes = self.inner.hints.changes();
+        if !self.inner.listens.swap(true, Ordering::AcqRel) {
+            tokio::spawn(Arc::clone(&self.inner).listen());
+        }
+        changes
     }
 }

@@ -35,7 +35,10 @@ use super::{
     BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker,
     Owner, RecordStore, Shards, Snapshot, check_owner,
 };
-use crate::StoreError;
+use crate::{
+    StoreError,
+    breaker::{self, Breaker},
+};
 
 const STORE: &str = "the record store";
 /// Commits under way at once on one server: more wait, so that batches grow.
@@ -59,6 +62,11 @@ const WRITER_SESSION: &str = "SET SESSION autocommit = 0, SESSION innodb_lock_wa
                               SESSION lock_wait_timeout = 5, SESSION wait_timeout = 8; \
                               SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED";
 const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ";
+/// Where the server does not answer readers, they do not wait for it, and four a second look whether it does again.
+const BREAKER: breaker::Limits =
+    breaker::Limits { failures: 5, lasting: Duration::from_millis(500), probe_every: Duration::from_millis(250) };
+/// A read that is given up after so long counts as one that failed.
+const SLOW: Duration = Duration::from_millis(300);
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
 
@@ -68,6 +76,7 @@ pub struct MysqlRecords {
     /// A connection each. A shard has its own, so that each connection prepares the statements of few tables.
     writers: Vec<MySqlPool>,
     readers: MySqlPool,
+    breaker: Breaker,
     flavour: OnceCell<Flavour>,
     /// The newest bucket slot of each partition; older ones are dropped relative to it.
     newest_slots: Mutex<HashMap<Partition, i64>>,
@@ -179,6 +188,7 @@ impl MysqlRecords {
             shards: shards.clone(),
             writers: (0..WRITERS).map(|_| pool(1, WRITER_SESSION, WRITE_MAX, IDLE_MAX)).collect(),
             readers: pool(READERS_MAX, READER_SESSION, CONNECT_MAX, Duration::from_secs(30)),
+            breaker: Breaker::new(STORE, BREAKER),
             flavour: OnceCell::new(),
             newest_slots: Mutex::default(),
         })
@@ -255,10 +265,21 @@ impl MysqlRecords {
         &self,
         read: impl AsyncFnOnce(&mut MySqlConnection) -> Result<T, Failed>,
     ) -> Result<T, StoreError> {
-        let mut connection = Held::new(&self.readers).await?;
-        let value = timeout(READ_MAX, read(&mut connection)).await.map_err(|_| late())??;
-        connection.is_clean = true;
-        Ok(value)
+        let Some(attempt) = self.breaker.attempt(SLOW) else {
+            return Err(StoreError::unavailable(STORE, "it has not answered for a while"));
+        };
+        let once = async {
+            let mut connection = Held::new(&self.readers).await?;
+            let value = timeout(READ_MAX, read(&mut connection)).await.map_err(|_| late())??;
+            connection.is_clean = true;
+            Ok(value)
+        };
+        let outcome = once.await;
+        match outcome {
+            Err(StoreError::Unavailable { .. }) => attempt.failed(),
+            _ => attempt.succeeded(),
+        }
+        outcome
     }
 }
 
