@@ -125,7 +125,7 @@ impl Backlog {
         let mut asks = Vec::new();
         for partition in scopes.partitions().all() {
             if let Ok(Some(scope)) = scopes.scope(partition).await {
-                asks.push(Ask { scope, contents: Vec::new() });
+                asks.push(Ask { scope, counts: Vec::new(), statuses: Vec::new() });
             }
         }
         let answers = ports.counters.read(&asks, None).await;

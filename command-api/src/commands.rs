@@ -215,7 +215,7 @@ impl Commands {
         let deadline = Instant::now() + wait;
         let scope = self.scopes.scope(position.partition).await.ok()??;
         self.ports.counters.passed(scope, position.offset, wait).await;
-        let ask = Ask { scope, contents: vec![intent.content] };
+        let ask = Ask { scope, counts: vec![intent.content], statuses: vec![] };
         let read = timeout_at(deadline.max(Instant::now() + Duration::from_millis(50)), async {
             let answers = self.ports.counters.read(&[ask], None).await.ok();
             let cached = answers.and_then(|mut answers| answers.pop()).and_then(|answer| {

@@ -117,6 +117,12 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         }
     });
     let queries = secret.map(|secret| stores.queries(secret));
+    let kept_up = queries.clone();
+    let upkeep = tokio::spawn(async move {
+        if let Some(queries) = kept_up {
+            queries.keep_up().await;
+        }
+    });
     let draining = Arc::new(AtomicBool::new(false));
     let health =
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
@@ -137,6 +143,7 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     tokio::time::sleep(Duration::from_millis(settings.drain_delay_ms)).await;
     public.stop().await;
     backlog.abort();
+    upkeep.abort();
     stores.log.flush().await?;
     if let Some(projection) = projection.take() {
         projection.stop().await;

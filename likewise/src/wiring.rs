@@ -62,7 +62,7 @@ pub(crate) async fn readable_log(url: &str) -> Result<Arc<dyn EventLog>, Failure
 /// One place of records.
 pub(crate) enum Place {
     File(PathBuf),
-    Server(MysqlRecords),
+    Server(Arc<MysqlRecords>),
 }
 
 /// Where the records are, and the shards of each place. Fails unless each shard has one home, before anything is made.
@@ -80,7 +80,7 @@ pub(crate) fn record_places(urls: &[String]) -> Result<Vec<(Shards, Place)>, Fai
         let place = if base.starts_with("mysql://") {
             let query = rest.join("&");
             let mark = if query.is_empty() { "" } else { "?" };
-            Place::Server(MysqlRecords::new(&format!("{base}{mark}{query}"), &shards)?)
+            Place::Server(Arc::new(MysqlRecords::new(&format!("{base}{mark}{query}"), &shards)?))
         } else if rest.is_empty() {
             Place::File(sqlite_path("records", base)?)
         } else {
@@ -116,7 +116,7 @@ async fn records(urls: &[String], is_writable: bool) -> Result<Arc<dyn RecordSto
                     Err(error) => warn!(%error, "going on without a record server"),
                     Ok(()) => {}
                 }
-                Arc::new(server)
+                server
             }
         };
         stores.push((shards, store));

@@ -8,9 +8,13 @@
 
 mod contents;
 mod cursor;
+mod flights;
 mod lists;
 mod local;
+mod never;
+mod pages;
 mod reads;
+mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +43,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
 pub struct State {
-    reads: Reads,
+    reads: Arc<Reads>,
     secret: Secret,
     concurrency: Concurrency,
     lists: Concurrency,
@@ -50,12 +54,17 @@ impl State {
     /// Handlers' state around the role; `secret` signs cursors, and is shared by replicas.
     pub fn new(ports: Ports, secret: Secret) -> Self {
         Self {
-            reads: Reads::new(ports),
+            reads: Arc::new(Reads::new(ports)),
             secret,
             concurrency: Concurrency::new(READS_MAX),
             lists: Concurrency::new(LISTS_MAX),
             waiting: Concurrency::new(WAITING_MAX),
         }
+    }
+
+    /// Keeps the sources of reads good; runs as long as the role does.
+    pub async fn keep_up(&self) {
+        Arc::clone(&self.reads).keep_up().await;
     }
 
     /// The class that a read's turn is taken in. Those that may wait for seconds have their own, so that they cannot

@@ -1,20 +1,28 @@
 //! One rule for every source: an answer may be used where its claim has reached what the client asked for, and it is
 //! marked where its claim is too old. The cheapest source with a good claim answers; with none, the best one, marked.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::{join_all, try_join};
-use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, Timestamp, UserId};
+use likewise_schema::{Content, Offset, Pair, Partition, Position, Timestamp, UserId};
 use likewise_storage::{
     Clock, CounterStore, RecordStore, Scopes, StoreError,
-    counters::{Answer, Ask, COUNT_LIFE, CachedCount, Fill, Lease, LeaseKey, Scope, Status, Version, version_of},
+    counters::{Ask, COUNT_LIFE, CachedCount, Fill, Lease, LeaseKey, Outcome, Scope, Status, Version, version_of},
     planted::{self, Bug},
-    records::{Checkpoint, Claim, Liked, Liker, Snapshot},
+    records::{Checkpoint, Claim},
 };
 use metrics::counter;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
-use crate::local::Local;
+use crate::{
+    flights::{Flights, Own},
+    local::Local,
+    never::NeverLiked,
+};
 
 /// A claim whose owner has not heard from the log for longer is old.
 const HEARD_MAX_MILLIS: i64 = 3000;
@@ -22,6 +30,13 @@ const HEARD_MAX_MILLIS: i64 = 3000;
 const EVENT_AGE_MAX_MILLIS: i64 = 5000;
 /// How long to wait before looking again for an event that is not there yet, where no hint comes.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Reads of the records under way at once in one process, and how long one waits for its turn.
+const RECORD_READS_MAX: usize = 16;
+const TURN_WAIT: Duration = Duration::from_millis(200);
+/// How long a count that another process is filling is waited for, and how often it is looked for meanwhile.
+const FILL_WAIT: Duration = Duration::from_millis(50);
+const FILL_LOOKS: u32 = 5;
 
 /// What the role works with.
 #[derive(Clone)]
@@ -53,7 +68,7 @@ impl After {
         self.positions.iter().filter(|position| position.partition == partition).map(|position| position.offset).max()
     }
 
-    fn is_reached_by(&self, claim: &Claim) -> bool {
+    pub(crate) fn is_reached_by(&self, claim: &Claim) -> bool {
         self.offset(claim.partition).is_none_or(|offset| claim.has_reached(offset))
     }
 }
@@ -86,27 +101,50 @@ pub struct Item {
 
 /// The role without HTTP.
 pub struct Reads {
-    ports: Ports,
+    pub(crate) ports: Ports,
     scopes: Scopes,
-    local: Local,
+    pub(crate) local: Local,
+    flights: Flights,
+    pub(crate) never: NeverLiked,
+    /// Reads of the records under way at once, so that a cold cache cannot sink them.
+    turns: Semaphore,
 }
 
-/// What one source says of a content, each part with its claim.
-#[derive(Clone, Copy)]
-struct Said {
-    count: i64,
-    liked: Option<bool>,
-    claim: Claim,
+/// What is known so far of what was asked for, each value with its claim.
+#[derive(Default)]
+struct Known {
+    counts: BTreeMap<Content, (i64, Claim)>,
+    statuses: BTreeMap<Content, (bool, Claim)>,
 }
 
-/// What one snapshot of the records says of a content.
-struct Seen {
+/// What is asked of one partition's keys, or of the records behind them.
+struct Wanted {
     scope: Scope,
-    content: Content,
-    count: CachedCount,
-    /// The viewer's; none without a viewer.
-    status: Option<Status>,
-    claim: Claim,
+    counts: Vec<Content>,
+    /// The viewer's.
+    statuses: Vec<Content>,
+    /// The cache is whole, but lacks these, or what it has is not good enough.
+    is_missing: bool,
+}
+
+impl Wanted {
+    fn is_empty(&self) -> bool {
+        self.counts.is_empty() && self.statuses.is_empty()
+    }
+}
+
+/// What one look at the records says.
+#[derive(Default)]
+struct Seen {
+    counts: Vec<(Scope, Content, CachedCount, Claim)>,
+    statuses: Vec<(Scope, Content, Status, Claim)>,
+}
+
+impl Seen {
+    fn claims(&self) -> impl Iterator<Item = &Claim> {
+        let counts = self.counts.iter().map(|(.., claim)| claim);
+        counts.chain(self.statuses.iter().map(|(.., claim)| claim))
+    }
 }
 
 /// The version under which a snapshot's values are installed.
@@ -117,7 +155,14 @@ fn filled_version(next_offset: Offset) -> Version {
 impl Reads {
     /// The role on its ports.
     pub fn new(ports: Ports) -> Self {
-        Self { scopes: Scopes::new(Arc::clone(&ports.records), ports.partitions), local: Local::default(), ports }
+        Self {
+            scopes: Scopes::new(Arc::clone(&ports.records), ports.partitions),
+            local: Local::default(),
+            flights: Flights::default(),
+            never: NeverLiked::default(),
+            turns: Semaphore::new(RECORD_READS_MAX),
+            ports,
+        }
     }
 
     /// Counts of contents and the viewer's statuses, in the order asked for.
@@ -135,26 +180,33 @@ impl Reads {
             }
         }
         let deadline = Instant::now() + after.wait;
-        let found = loop {
-            let found = self.look(&asked, viewer, after).await?;
-            let missing =
-                found.values().find(|said| !after.is_reached_by(&said.claim)).map(|said| said.claim.partition);
-            let Some(partition) = missing.filter(|_| Instant::now() < deadline) else { break found };
+        let known = loop {
+            let known = self.look(&asked, viewer, after).await?;
+            let claims = known.counts.values().map(|(_, claim)| claim);
+            let mut claims = claims.chain(known.statuses.values().map(|(_, claim)| claim));
+            let missing = claims.find(|claim| !after.is_reached_by(claim)).map(|claim| claim.partition);
+            let Some(partition) = missing.filter(|_| Instant::now() < deadline) else { break known };
             self.wait(partition, after, deadline).await;
         };
         let item = |content: &Content| {
-            let said = found.get(content).ok_or(ReadError)?;
-            let as_of = self.as_of(&said.claim, after);
+            let (count, mut claim) = *known.counts.get(content).ok_or(ReadError)?;
+            let mut liked = None;
+            if viewer.is_some() {
+                let (status, of_status) = *known.statuses.get(content).ok_or(ReadError)?;
+                liked = Some(status);
+                claim = older(claim, of_status);
+            }
+            let as_of = self.as_of(&claim, after);
             if as_of.is_some() {
                 counter!("likewise_stale_answers_total").increment(1);
             }
-            Ok(Item { content: *content, count: said.count, liked: said.liked, claim: said.claim, as_of })
+            Ok(Item { content: *content, count, liked, claim, as_of })
         };
         contents.iter().map(item).collect()
     }
 
     /// When the claim is from, if it is too old or does not reach what was asked for.
-    fn as_of(&self, claim: &Claim, after: &After) -> Option<Timestamp> {
+    pub(crate) fn as_of(&self, claim: &Claim, after: &After) -> Option<Timestamp> {
         let is_good = after.is_reached_by(claim) && !self.is_old(claim);
         (!is_good).then_some(claim.heard_at)
     }
@@ -165,7 +217,7 @@ impl Reads {
         claim.recovering || now - claim.heard_at.millis() > HEARD_MAX_MILLIS || waited > EVENT_AGE_MAX_MILLIS
     }
 
-    async fn wait(&self, partition: Partition, after: &After, deadline: Instant) {
+    pub(crate) async fn wait(&self, partition: Partition, after: &After, deadline: Instant) {
         let (scope, offset) = (self.scopes.scope(partition).await, after.offset(partition));
         let started = Instant::now();
         if let (Ok(Some(scope)), Some(offset)) = (scope, offset) {
@@ -177,127 +229,229 @@ impl Reads {
         }
     }
 
-    /// One look at all sources that are needed.
+    /// One look at all sources that are needed, the cheapest first.
     async fn look(
         &self,
         asked: &BTreeMap<Partition, Vec<Content>>,
         viewer: Option<UserId>,
         after: &After,
-    ) -> Result<BTreeMap<Content, Said>, ReadError> {
-        let mut found = BTreeMap::new();
-        let mut asks = Vec::with_capacity(asked.len());
+    ) -> Result<Known, ReadError> {
+        let mut known = Known::default();
+        let mut wanted = Vec::with_capacity(asked.len());
         for (partition, contents) in asked {
-            let contents =
-                if viewer.is_none() { self.take_local(contents, after, &mut found) } else { contents.clone() };
-            if !contents.is_empty()
+            let counts = self.take_local(contents, after, &mut known);
+            let statuses = if viewer.is_some() { contents.clone() } else { Vec::new() };
+            if (!counts.is_empty() || !statuses.is_empty())
                 && let Some(scope) = self.scopes.scope(*partition).await?
             {
-                asks.push(Ask { scope, contents });
+                wanted.push(Wanted { scope, counts, statuses, is_missing: false });
             }
         }
-        if asks.is_empty() {
-            return Ok(found);
+        if wanted.is_empty() {
+            return Ok(known);
         }
-        let answers = self.ports.counters.read(&asks, viewer).await.unwrap_or_default();
-        let mut missing: Vec<(Scope, Vec<Content>)> = Vec::new();
-        for (index, ask) in asks.into_iter().enumerate() {
-            let rest = match answers.get(index) {
-                Some(answer) => self.take_cached(&ask, answer, viewer, after, &mut found),
-                None => ask.contents,
-            };
-            counter!("likewise_cache_misses_total").increment(rest.len() as u64);
-            if !rest.is_empty() {
-                missing.push((ask.scope, rest));
+        let wanted = self.take_cached(wanted, viewer, after, &mut known).await;
+        let wanted = self.take_never_liked(wanted, after, &mut known);
+        if !wanted.is_empty()
+            && let Err(error) = self.take_recorded(wanted, viewer, after, &mut known).await
+        {
+            // What is known is an answer all the same, if it is one to everything.
+            let mut contents = asked.values().flatten();
+            let is_known = |content| known.counts.contains_key(content);
+            let is_seen = |content| viewer.is_none() || known.statuses.contains_key(content);
+            if !contents.all(|content| is_known(content) && is_seen(content)) {
+                return Err(error);
             }
         }
-        if !missing.is_empty() {
-            let read = self.read_and_fill(&missing, viewer, after, &mut found).await;
-            let every_one_is_known = asked.values().flatten().all(|content| found.contains_key(content));
-            if !every_one_is_known {
-                read?;
-            }
-        }
-        Ok(found)
+        Ok(known)
     }
 
-    /// Takes what this process read a moment ago; gives the contents for which the cache must be asked.
-    fn take_local(&self, contents: &[Content], after: &After, found: &mut BTreeMap<Content, Said>) -> Vec<Content> {
-        let is_missing = |content: &&Content| {
-            let known = self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none());
-            if let Some((count, claim)) = known {
-                counter!("likewise_local_hits_total").increment(1);
-                found.insert(**content, Said { count, liked: None, claim });
-            }
-            known.is_none()
-        };
-        contents.iter().filter(is_missing).copied().collect()
-    }
-
-    /// Takes from the cache what is whole; gives the contents for which the records must be asked.
-    fn take_cached(
-        &self,
-        ask: &Ask,
-        answer: &Answer,
-        viewer: Option<UserId>,
-        after: &After,
-        found: &mut BTreeMap<Content, Said>,
-    ) -> Vec<Content> {
-        let Some(progress) = answer.progress else {
-            self.scopes.doubt(ask.scope.partition);
-            return ask.contents.clone();
-        };
-        let claim = progress.claim(ask.scope.partition);
-        let is_good = after.is_reached_by(&claim) && !self.is_old(&claim);
-        if !is_good {
-            self.scopes.doubt(ask.scope.partition);
-        }
+    /// Takes what this process read a moment ago; gives the contents whose counts are still wanted.
+    fn take_local(&self, contents: &[Content], after: &After, known: &mut Known) -> Vec<Content> {
         let mut rest = Vec::new();
-        for (index, content) in ask.contents.iter().enumerate() {
-            let count = answer.counts.get(index).copied().flatten();
-            let status = answer.statuses.get(index).copied().flatten();
-            let is_whole = count.is_some() && (viewer.is_none() || status.is_some());
-            if let Some(count) = count.filter(|_| is_whole) {
-                let liked = viewer.and(status).map(|status| status.liked);
-                found.insert(*content, Said { count: count.count, liked, claim });
-                self.local.keep(*content, count.count, claim);
-            }
-            if !is_whole || !is_good {
-                rest.push(*content);
+        for content in contents {
+            match self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none()) {
+                Some(count) => drop(known.counts.insert(*content, count)),
+                None => rest.push(*content),
             }
         }
+        counter!("likewise_local_hits_total").increment((contents.len() - rest.len()) as u64);
         rest
     }
 
-    /// Reads the records for what the cache could not answer, and fills the cache where this reader may.
-    async fn read_and_fill(
+    /// Takes from the cache, in one round trip, what is there. Gives what is not, and what is there with a claim that is
+    /// not good while the records may have a better one.
+    async fn take_cached(
         &self,
-        missing: &[(Scope, Vec<Content>)],
+        mut wanted: Vec<Wanted>,
         viewer: Option<UserId>,
         after: &After,
-        found: &mut BTreeMap<Content, Said>,
+        known: &mut Known,
+    ) -> Vec<Wanted> {
+        let ask = |wanted: &Wanted| Ask {
+            scope: wanted.scope,
+            counts: wanted.counts.clone(),
+            statuses: wanted.statuses.clone(),
+        };
+        let asks: Vec<Ask> = wanted.iter().map(ask).collect();
+        let Ok(answers) = self.ports.counters.read(&asks, viewer).await else { return wanted };
+        for (wanted, answer) in wanted.iter_mut().zip(answers) {
+            let partition = wanted.scope.partition;
+            let Some(progress) = answer.progress else {
+                self.scopes.doubt(partition);
+                continue;
+            };
+            let claim = progress.claim(partition);
+            let is_good = after.is_reached_by(&claim) && !self.is_old(&claim);
+            if !is_good {
+                self.scopes.doubt(partition);
+            }
+            wanted.is_missing = true;
+            let is_best = is_good || !self.records_are_further(&claim, after).await;
+            let mut answers = answer.counts.into_iter();
+            wanted.counts.retain(|content| {
+                let Some(cached) = answers.next().flatten() else { return true };
+                known.counts.insert(*content, (cached.count, claim));
+                self.local.keep(wanted.scope, *content, cached.count, claim);
+                !is_best
+            });
+            let mut answers = answer.statuses.into_iter();
+            wanted.statuses.retain(|content| {
+                let Some(status) = answers.next().flatten() else { return true };
+                known.statuses.insert(*content, (status.liked, claim));
+                !is_best
+            });
+        }
+        wanted.retain(|wanted| !wanted.is_empty());
+        let missed: usize = wanted.iter().map(|wanted| wanted.counts.len() + wanted.statuses.len()).sum();
+        counter!("likewise_cache_misses_total").increment(missed as u64);
+        wanted
+    }
+
+    /// Whether the records may have a better claim than the cache. They are asked for their checkpoint now and then, so
+    /// that a cache which can go no further does not send every reader to them.
+    async fn records_are_further(&self, cached: &Claim, after: &After) -> bool {
+        let of_records = self.scopes.records_claim(cached.partition).await;
+        of_records.is_none_or(|claim| {
+            claim.next_offset > cached.next_offset || (after.is_reached_by(&claim) && !self.is_old(&claim))
+        })
+    }
+
+    /// Nobody ever liked what the filter does not know; gives what it may know.
+    fn take_never_liked(&self, mut wanted: Vec<Wanted>, after: &After, known: &mut Known) -> Vec<Wanted> {
+        for wanted in &mut wanted {
+            let Wanted { scope, counts, statuses, .. } = wanted;
+            let is_never = |content: &Content| {
+                let claim = self.never.claim(*scope, content)?;
+                self.as_of(&claim, after).is_none().then_some(claim)
+            };
+            counts.retain(|content| {
+                let claim = is_never(content);
+                known.counts.extend(claim.map(|claim| (*content, (0, claim))));
+                counter!("likewise_never_liked_total").increment(u64::from(claim.is_some()));
+                claim.is_none()
+            });
+            statuses.retain(|content| {
+                let claim = is_never(content);
+                known.statuses.extend(claim.map(|claim| (*content, (false, claim))));
+                claim.is_none()
+            });
+        }
+        wanted.retain(|wanted| !wanted.is_empty());
+        wanted
+    }
+
+    /// Reads the records for what no cheaper source could answer: each count once for all who want it at the moment.
+    async fn take_recorded(
+        &self,
+        mut wanted: Vec<Wanted>,
+        viewer: Option<UserId>,
+        after: &After,
+        known: &mut Known,
     ) -> Result<(), ReadError> {
-        let leases = self.lease(missing, viewer).await;
+        let mut read = Ok(());
+        // Again, where another reader failed whose result was waited for.
+        for _ in 0..2 {
+            let counts: Vec<Content> = wanted.iter().flat_map(|wanted| wanted.counts.iter().copied()).collect();
+            let (mut own, others) = self.flights.begin(&counts);
+            let is_left = |content: &Content, known: &mut Known, own: &mut Own<'_>| {
+                let landed = self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none());
+                if let Some((count, claim)) = landed {
+                    known.counts.insert(*content, (count, claim));
+                    own.bring(content, count, claim);
+                }
+                landed.is_none()
+            };
+            for wanted in &mut wanted {
+                wanted.counts.retain(|content| own.has(content) && is_left(content, known, &mut own));
+            }
+            wanted.retain(|wanted| !wanted.is_empty());
+            if !wanted.is_empty() {
+                read = read.and(self.read_and_fill(&wanted, viewer, after, known, &mut own).await);
+            }
+            drop(own);
+            let mut late: BTreeMap<Partition, Vec<Content>> = BTreeMap::new();
+            for (content, other) in others {
+                match other.brought().await {
+                    Some((count, claim)) => {
+                        self.know(&mut known.counts, after, content, (count, claim));
+                        if after.is_reached_by(&claim) {
+                            continue;
+                        }
+                    }
+                    None => read = read.and(Err(ReadError)),
+                }
+                late.entry(self.ports.partitions.partition_of(&content)).or_default().push(content);
+            }
+            wanted.clear();
+            for (partition, counts) in late {
+                if let Some(scope) = self.scopes.scope(partition).await? {
+                    wanted.push(Wanted { scope, counts, statuses: Vec::new(), is_missing: false });
+                }
+            }
+            if wanted.is_empty() {
+                break;
+            }
+            read = Ok(());
+        }
+        if wanted.is_empty() { read } else { Err(ReadError) }
+    }
+
+    /// Reads the records, and fills the cache where this reader may.
+    async fn read_and_fill(
+        &self,
+        wanted: &[Wanted],
+        viewer: Option<UserId>,
+        after: &After,
+        known: &mut Known,
+        own: &mut Own<'_>,
+    ) -> Result<(), ReadError> {
+        let leases = self.lease(wanted, viewer).await;
+        let unleased = self.filled_by_another(wanted, &leases, after, known, own).await;
+        let wanted = unleased.as_deref().unwrap_or(wanted);
         if let Some(replica) = self.ports.replica.as_ref().filter(|_| leases.is_empty())
-            && let Ok(seen) = self.see(&**replica, missing, viewer).await
-            && seen.iter().all(|seen| after.is_reached_by(&seen.claim) && !self.is_old(&seen.claim))
+            && let Ok(seen) = self.see(&**replica, wanted, viewer).await
+            && seen.claims().all(|claim| after.is_reached_by(claim) && !self.is_old(claim))
         {
-            seen.iter().for_each(|seen| self.keep(seen, after, found));
+            self.know_all(&seen, after, known, own);
             return Ok(());
         }
         let store = match &self.ports.replica {
             Some(replica) if planted::on(Bug::ReplicaFills) => replica,
             _ => &self.ports.records,
         };
-        let seen = self.see(&**store, missing, viewer).await?;
+        let seen = self.see(&**store, wanted, viewer).await?;
+        self.know_all(&seen, after, known, own);
         let mut fills = Vec::new();
-        let mut statuses: BTreeMap<Scope, Vec<(Content, Status)>> = BTreeMap::new();
-        for seen in &seen {
-            self.keep(seen, after, found);
-            self.local.keep(seen.content, seen.count.count, seen.claim);
-            if let Some(lease) = leases.get(&(seen.scope, LeaseKey::Count(seen.content))) {
-                fills.push((seen.scope, *lease, Fill::Count(seen.content, seen.count, jittered(COUNT_LIFE))));
+        for (scope, content, count, claim) in &seen.counts {
+            self.local.keep(*scope, *content, count.count, *claim);
+            if let Some(lease) = leases.get(&(*scope, LeaseKey::Count(*content))) {
+                fills.push((*scope, *lease, Fill::Count(*content, *count, jittered(COUNT_LIFE))));
             }
-            statuses.entry(seen.scope).or_default().extend(seen.status.map(|status| (seen.content, status)));
+        }
+        let mut statuses: BTreeMap<Scope, Vec<(Content, Status)>> = BTreeMap::new();
+        for (scope, content, status, _) in &seen.statuses {
+            statuses.entry(*scope).or_default().push((*content, *status));
         }
         for (scope, statuses) in statuses {
             if let Some(user) = viewer
@@ -308,146 +462,142 @@ impl Reads {
         }
         // A refused or failed fill leaves the entry missing: the next reader tries again.
         let fill = |(scope, lease, fill)| self.ports.counters.fill(scope, lease, fill);
-        let _outcomes = join_all(fills.into_iter().map(fill)).await;
+        let outcomes = join_all(fills.into_iter().map(fill)).await;
+        let done = outcomes.iter().filter(|outcome| **outcome == Ok(Outcome::Done)).count();
+        counter!("likewise_fills_total").increment(done as u64);
+        counter!("likewise_fills_refused_total").increment((outcomes.len() - done) as u64);
         Ok(())
     }
 
-    /// What a record store says of contents, and of the viewer's likes of them.
-    async fn see(
+    /// Waits a moment for the counts that another process is filling. Gives what is wanted then, if it is less.
+    async fn filled_by_another(
         &self,
-        store: &dyn RecordStore,
-        missing: &[(Scope, Vec<Content>)],
-        viewer: Option<UserId>,
-    ) -> Result<Vec<Seen>, ReadError> {
-        let contents: Vec<Content> = missing.iter().flat_map(|(_, contents)| contents.iter().copied()).collect();
-        let pairs = |user| contents.iter().map(|content| Pair { content: *content, user }).collect::<Vec<_>>();
-        let rows = async {
-            match viewer {
-                Some(user) => Ok(Some(store.rows(&pairs(user)).await?)),
-                None => Ok(None),
-            }
-        };
-        let (counts, rows) = try_join(store.counts(&contents), rows).await?;
-        let mut all = Vec::with_capacity(contents.len());
-        for (scope, contents) in missing {
-            let counted = checkpoint_of(&counts.checkpoints, scope.partition).ok_or(ReadError)?;
-            let judged = match &rows {
-                Some(rows) => checkpoint_of(&rows.checkpoints, scope.partition).ok_or(ReadError)?,
-                None => counted,
-            };
-            for content in contents {
-                let index = all.len();
-                let count = CachedCount {
-                    count: counts.value[index].map_or(0, |count| count.count),
-                    version: filled_version(counted.next_offset),
-                };
-                let status = rows.as_ref().map(|rows| {
-                    let row = rows.value[index].as_ref();
-                    Status {
-                        liked: row.is_some_and(|row| !row.is_canceled),
-                        at: row.map(|row| row.updated_at),
-                        version: filled_version(judged.next_offset),
-                    }
+        wanted: &[Wanted],
+        leases: &BTreeMap<(Scope, LeaseKey), Lease>,
+        after: &After,
+        known: &mut Known,
+        own: &mut Own<'_>,
+    ) -> Option<Vec<Wanted>> {
+        let is_leased = |scope, content: &Content| leases.contains_key(&(scope, LeaseKey::Count(*content)));
+        let mut asks: Vec<Ask> = wanted
+            .iter()
+            .filter(|wanted| wanted.is_missing)
+            .map(|wanted| {
+                let unleased = wanted.counts.iter().filter(|content| !is_leased(wanted.scope, content));
+                Ask { scope: wanted.scope, counts: unleased.copied().collect(), statuses: Vec::new() }
+            })
+            .filter(|ask| !ask.counts.is_empty())
+            .collect();
+        if asks.is_empty() {
+            return None;
+        }
+        let mut filled = BTreeSet::new();
+        for _ in 0..FILL_LOOKS {
+            tokio::time::sleep(FILL_WAIT / FILL_LOOKS).await;
+            let Ok(answers) = self.ports.counters.read(&asks, None).await else { break };
+            for (ask, answer) in asks.iter_mut().zip(answers) {
+                let Some(claim) = answer.progress.map(|progress| progress.claim(ask.scope.partition)) else { continue };
+                let mut cached = answer.counts.into_iter();
+                ask.counts.retain(|content| {
+                    let Some(cached) = cached.next().flatten().filter(|_| self.as_of(&claim, after).is_none()) else {
+                        return true;
+                    };
+                    known.counts.insert(*content, (cached.count, claim));
+                    self.local.keep(ask.scope, *content, cached.count, claim);
+                    own.bring(content, cached.count, claim);
+                    filled.insert(*content);
+                    false
                 });
-                // Of two snapshots the one that reflects less is what both reflect.
-                let claim = if judged.next_offset < counted.next_offset { judged.claim() } else { counted.claim() };
-                all.push(Seen { scope: *scope, content: *content, count, status, claim });
+            }
+            asks.retain(|ask| !ask.counts.is_empty());
+            if asks.is_empty() {
+                break;
             }
         }
-        Ok(all)
+        let left = |wanted: &Wanted| Wanted {
+            counts: wanted.counts.iter().filter(|content| !filled.contains(*content)).copied().collect(),
+            statuses: wanted.statuses.clone(),
+            ..*wanted
+        };
+        Some(wanted.iter().map(left).filter(|wanted| !wanted.is_empty()).collect())
     }
 
-    /// Keeps what was seen, unless something better is known.
-    fn keep(&self, seen: &Seen, after: &After, found: &mut BTreeMap<Content, Said>) {
-        let claim = seen.claim;
-        let said = Said { count: seen.count.count, liked: seen.status.map(|status| status.liked), claim };
-        // What the cache said and is asked for again here was not good.
-        let is_good = after.is_reached_by(&claim) && !self.is_old(&claim);
-        let is_further = |known: &Said| known.claim.next_offset <= claim.next_offset;
-        if is_good || found.get(&seen.content).is_none_or(is_further) {
-            found.insert(seen.content, said);
+    /// What a record store says of contents, and of the viewer's likes of them.
+    async fn see(&self, store: &dyn RecordStore, wanted: &[Wanted], viewer: Option<UserId>) -> Result<Seen, ReadError> {
+        let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
+        let Ok(Ok(_turn)) = turn else {
+            counter!("likewise_record_reads_refused_total").increment(1);
+            return Err(ReadError);
+        };
+        let each = |of: fn(&Wanted) -> &Vec<Content>| {
+            wanted.iter().flat_map(move |wanted| of(wanted).iter().map(|content| (wanted.scope, *content)))
+        };
+        let contents: Vec<Content> = each(|wanted| &wanted.counts).map(|(_, content)| content).collect();
+        let pairs: Vec<Pair> = viewer.map_or(Vec::new(), |user| {
+            each(|wanted| &wanted.statuses).map(|(_, content)| Pair { content, user }).collect()
+        });
+        let counts = async { if contents.is_empty() { Ok(None) } else { store.counts(&contents).await.map(Some) } };
+        let rows = async { if pairs.is_empty() { Ok(None) } else { store.rows(&pairs).await.map(Some) } };
+        let (counts, rows) = try_join(counts, rows).await?;
+        let mut seen = Seen::default();
+        if let Some(counts) = counts {
+            for ((scope, content), count) in each(|wanted| &wanted.counts).zip(counts.value) {
+                let checkpoint = checkpoint_of(&counts.checkpoints, scope.partition).ok_or(ReadError)?;
+                let version = filled_version(checkpoint.next_offset);
+                let count = CachedCount { count: count.map_or(0, |count| count.count), version };
+                seen.counts.push((scope, content, count, checkpoint.claim()));
+            }
+        }
+        if let Some(rows) = rows {
+            for ((scope, content), row) in each(|wanted| &wanted.statuses).zip(rows.value) {
+                let checkpoint = checkpoint_of(&rows.checkpoints, scope.partition).ok_or(ReadError)?;
+                let version = filled_version(checkpoint.next_offset);
+                let liked = row.as_ref().is_some_and(|row| !row.is_canceled);
+                let status = Status { liked, at: row.map(|row| row.updated_at), version };
+                seen.statuses.push((scope, content, status, checkpoint.claim()));
+            }
+        }
+        Ok(seen)
+    }
+
+    fn know_all(&self, seen: &Seen, after: &After, known: &mut Known, own: &mut Own<'_>) {
+        for (_, content, count, claim) in &seen.counts {
+            self.know(&mut known.counts, after, *content, (count.count, *claim));
+            own.bring(content, count.count, *claim);
+        }
+        for (_, content, status, claim) in &seen.statuses {
+            self.know(&mut known.statuses, after, *content, (status.liked, *claim));
+        }
+    }
+
+    /// Keeps a value, unless something better is known. What the cache said and is asked for again was not good.
+    fn know<T>(&self, known: &mut BTreeMap<Content, (T, Claim)>, after: &After, content: Content, value: (T, Claim)) {
+        let is_further = |(_, claim): &(T, Claim)| claim.next_offset <= value.1.next_offset;
+        if self.as_of(&value.1, after).is_none() || known.get(&content).is_none_or(is_further) {
+            known.insert(content, value);
         }
     }
 
     /// Leases are taken before the records are read: what changes in between drops them.
-    async fn lease(
-        &self,
-        missing: &[(Scope, Vec<Content>)],
-        viewer: Option<UserId>,
-    ) -> BTreeMap<(Scope, LeaseKey), Lease> {
-        let mut wanted = Vec::new();
-        for (scope, contents) in missing {
-            let counts = contents.iter().map(|content| LeaseKey::Count(*content));
-            wanted.extend(counts.chain(viewer.map(LeaseKey::Statuses)).map(|key| (*scope, key)));
+    async fn lease(&self, wanted: &[Wanted], viewer: Option<UserId>) -> BTreeMap<(Scope, LeaseKey), Lease> {
+        let mut keys = Vec::new();
+        for wanted in wanted {
+            let counts = wanted.counts.iter().map(|content| LeaseKey::Count(*content));
+            let statuses = viewer.filter(|_| !wanted.statuses.is_empty()).map(LeaseKey::Statuses);
+            keys.extend(counts.chain(statuses).map(|key| (wanted.scope, key)));
         }
         // Side by side: a server gets them in one go.
         let lease = |(scope, key)| self.ports.counters.lease(scope, key);
-        let leases = join_all(wanted.iter().copied().map(lease)).await;
-        let given = |(wanted, lease): (_, Result<Option<Lease>, StoreError>)| Some((wanted, lease.ok()??));
-        wanted.into_iter().zip(leases).filter_map(given).collect()
+        let leases = join_all(keys.iter().copied().map(lease)).await;
+        let given = |(key, lease): (_, Result<Option<Lease>, StoreError>)| Some((key, lease.ok()??));
+        keys.into_iter().zip(leases).filter_map(given).collect()
     }
+}
 
-    /// One page of a content's likers, and when it is from if it may be old.
-    pub async fn likers(
-        &self,
-        content: Content,
-        last: Option<Liker>,
-        limit: usize,
-        after: &After,
-    ) -> Result<(Vec<Liker>, Option<Timestamp>), ReadError> {
-        let partition = self.ports.partitions.partition_of(&content);
-        let read = async |store: &dyn RecordStore| store.likers(content, last, limit).await;
-        self.page(read, |claim| claim.partition == partition, after).await
-    }
-
-    /// One page of a user's likes, and when it is from if it may be old. It is as old as its oldest partition.
-    pub async fn likes_of(
-        &self,
-        user: UserId,
-        content_type: Option<ContentType>,
-        last: Option<Liked>,
-        limit: usize,
-        after: &After,
-    ) -> Result<(Vec<Liked>, Option<Timestamp>), ReadError> {
-        let read = async |store: &dyn RecordStore| store.likes_of(user, content_type, last, limit).await;
-        self.page(read, |_| true, after).await
-    }
-
-    /// Asks the replica, if there is one, then the primary, until one has reached what was asked for.
-    async fn page<T>(
-        &self,
-        read: impl AsyncFn(&dyn RecordStore) -> Result<Snapshot<Vec<T>>, StoreError>,
-        is_part: impl Fn(&Claim) -> bool,
-        after: &After,
-    ) -> Result<(Vec<T>, Option<Timestamp>), ReadError> {
-        let claims_of = |snapshot: &Snapshot<Vec<T>>| -> Vec<Claim> {
-            snapshot.checkpoints.iter().map(Checkpoint::claim).filter(&is_part).collect()
-        };
-        if let Some(replica) = &self.ports.replica
-            && let Ok(snapshot) = read(&**replica).await
-        {
-            let claims = claims_of(&snapshot);
-            if !claims.is_empty() && claims.iter().all(|claim| self.as_of(claim, after).is_none()) {
-                return Ok((snapshot.value, None));
-            }
-        }
-        let deadline = Instant::now() + after.wait;
-        loop {
-            let snapshot = read(&*self.ports.records).await?;
-            let claims = claims_of(&snapshot);
-            if claims.is_empty() {
-                return Err(ReadError);
-            }
-            let missing = claims.iter().find(|claim| !after.is_reached_by(claim)).map(|claim| claim.partition);
-            match missing.filter(|_| Instant::now() < deadline) {
-                Some(partition) => self.wait(partition, after, deadline).await,
-                None => {
-                    let as_of = claims.iter().filter_map(|claim| self.as_of(claim, after)).min();
-                    return Ok((snapshot.value, as_of));
-                }
-            }
-        }
-    }
+/// Of two claims the one that says less.
+fn older(one: Claim, other: Claim) -> Claim {
+    let rank = |claim: &Claim| (claim.next_offset, !claim.recovering, claim.heard_at);
+    if rank(&other) < rank(&one) { other } else { one }
 }
 
 fn checkpoint_of(checkpoints: &[Checkpoint], partition: Partition) -> Option<&Checkpoint> {

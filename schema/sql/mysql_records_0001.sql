@@ -9,7 +9,9 @@ CREATE TABLE like_counts (
     `count`        BIGINT      NOT NULL,
     version        BIGINT      NOT NULL,
     first_position BIGINT      NOT NULL,
-    PRIMARY KEY (shard, content_id, content_type)
+    PRIMARY KEY (shard, content_id, content_type),
+    -- For those who keep a filter of the contents that there are.
+    KEY idx_first (`partition`, first_position)
 ) ENGINE = InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin;
 
 -- Likes gained and lost per ten minutes, for trending; not part of the digest. Changes are appended to rows of many

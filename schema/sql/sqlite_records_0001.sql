@@ -31,6 +31,9 @@ CREATE TABLE like_counts (
     PRIMARY KEY (content_id, content_type)
 ) STRICT, WITHOUT ROWID;
 
+-- For those who keep a filter of the contents that there are.
+CREATE INDEX idx_first ON like_counts (partition, first_position);
+
 -- Likes gained and lost per ten minutes, for trending; not part of the digest.
 CREATE TABLE like_buckets (
     slot         INTEGER NOT NULL,

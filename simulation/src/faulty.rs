@@ -9,7 +9,8 @@ use likewise_storage::{
     counters::{Answer, Ask, Changes, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
-        Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, Snapshot,
+        Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker,
+        Owner, Snapshot, Window,
     },
     requests::{Begin, Bucket, Intent, Policy, RequestKey, Taken},
 };
@@ -143,6 +144,15 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         limit: usize,
     ) -> Result<Snapshot<Vec<Liked>>, StoreError> {
         through!(self, inner => inner.likes_of(user, content_type, after, limit))
+    }
+
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError> {
+        let from = from.to_vec();
+        through!(self, inner => inner.firsts(&from, limit))
+    }
+
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+        through!(self, inner => inner.busiest(window, limit))
     }
 
     async fn scan(&self, rows: tokio::sync::mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

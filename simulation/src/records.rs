@@ -3,12 +3,12 @@
 use std::{cmp::Reverse, collections::BTreeMap};
 
 use async_trait::async_trait;
-use likewise_schema::{Content, ContentType, Offset, Pair, Partition, UserId};
+use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, UserId};
 use likewise_storage::{
     RecordStore, StoreError,
     records::{
-        Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, Snapshot,
-        check_owner,
+        Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker,
+        Owner, Snapshot, Window, check_owner,
     },
 };
 use parking_lot::Mutex;
@@ -24,6 +24,9 @@ pub struct SimRecords(Mutex<Tables>);
 struct Tables {
     rows: BTreeMap<Pair, LikeRecord>,
     counts: BTreeMap<Content, Count>,
+    firsts: BTreeMap<Content, Position>,
+    /// Gained less lost, by slot.
+    buckets: BTreeMap<(i64, Content), i64>,
     checkpoints: BTreeMap<Partition, Checkpoint>,
     generations: u32,
 }
@@ -106,10 +109,15 @@ impl RecordStore for SimRecords {
         let mut counts = Vec::new();
         for delta in writes.counts {
             let fresh = Count { content: delta.content, count: 0, version: delta.version };
+            let first = Position { partition, offset: delta.first_position };
+            tables.firsts.entry(delta.content).or_insert(first);
             let count = tables.counts.entry(delta.content).or_insert(fresh);
             count.count += delta.delta;
             count.version = delta.version;
             counts.push(*count);
+        }
+        for delta in writes.buckets {
+            *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
         }
         Ok(Committed { rows: writes.rows, counts })
     }
@@ -174,6 +182,42 @@ impl RecordStore for SimRecords {
         likes.retain(|liked| after.is_none_or(|after| key(liked) > key(&after)));
         likes.truncate(limit);
         Ok(tables.snapshot(likes))
+    }
+
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError> {
+        let tables = self.0.lock();
+        let mut firsts = Vec::new();
+        for asked in from {
+            let is_asked = |first: &&Position| first.partition == asked.partition && first.offset >= asked.offset;
+            let found = tables.firsts.iter().filter(|(_, first)| is_asked(first));
+            let mut found: Vec<First> =
+                found.map(|(content, first)| First { content: *content, position: *first }).collect();
+            found.sort_by_key(|first| first.position.offset);
+            firsts.extend(found.into_iter().take(limit));
+        }
+        Ok(tables.snapshot(firsts))
+    }
+
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+        let tables = self.0.lock();
+        let mut sums: BTreeMap<Content, Busy> = BTreeMap::new();
+        for ((slot, content), gained) in &tables.buckets {
+            let age = window.last_slot - slot;
+            if (0..window.slots).contains(&age) {
+                let busy = sums.entry(*content).or_insert(Busy { content: *content, score: 0.0, gained: 0 });
+                busy.score += *gained as f64 * 0.5_f64.powf(age as f64 / window.half_life);
+                busy.gained += gained;
+            }
+        }
+        let mut busy: Vec<Busy> = sums.into_values().filter(|busy| busy.score > 0.0).collect();
+        busy.sort_by(|one, other| other.score.total_cmp(&one.score).then(one.content.cmp(&other.content)));
+        let mut of_type: BTreeMap<ContentType, usize> = BTreeMap::new();
+        busy.retain(|busy| {
+            let seen = of_type.entry(busy.content.content_type).or_default();
+            *seen += 1;
+            *seen <= limit
+        });
+        Ok(busy)
     }
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

@@ -327,9 +327,13 @@ fn fresh_id(servers: &Servers) -> RequestId {
 
 /// Reads, and checks each answer against the log: it must be a state that the log had at or after its claim.
 async fn reader(servers: Arc<Servers>, notes: Shared) {
+    let (process, _never_stopped) = Process::new(&servers.world);
+    let reads = Arc::new(servers.query_api(&process));
+    tokio::join!(Arc::clone(&reads).keep_up(), read_for_ever(&servers, &reads, &notes));
+}
+
+async fn read_for_ever(servers: &Servers, reads: &Reads, notes: &Shared) {
     let world = Arc::clone(&servers.world);
-    let (process, _never_stopped) = Process::new(&world);
-    let reads = servers.query_api(&process);
     loop {
         sleep(Duration::from_millis(world.below(1_500))).await;
         let viewer = user(1 + world.below(USERS as u64) as i64);
@@ -352,7 +356,7 @@ async fn reader(servers: Arc<Servers>, notes: Shared) {
                     .get_or_insert(format!("I8: an unmarked answer for {} does not reach `after`", item.content));
             }
             let pair = Pair { content: item.content, user: viewer };
-            if let Err(violation) = was_true(&servers, partition, &item, &pair) {
+            if let Err(violation) = was_true(servers, partition, &item, &pair) {
                 notes.violation.get_or_insert(violation);
             }
         }
@@ -444,7 +448,7 @@ async fn cache_equals_model(servers: &Servers) -> Result<(), String> {
                 );
                 let checkpoint = servers.records.checkpoint(partition).await.map_err(|e| e.to_string())?;
                 let Some(checkpoint) = checkpoint else { continue };
-                let ask = Ask { scope: checkpoint.scope(), contents: vec![*content] };
+                let ask = Ask { scope: checkpoint.scope(), counts: vec![*content], statuses: vec![*content] };
                 let answers = servers.counters.read(&[ask], Some(viewer)).await.map_err(|e| e.to_string())?;
                 let cached = answers[0].counts[0].map(|cached| cached.count);
                 let status = answers[0].statuses[0].map(|status| status.liked);

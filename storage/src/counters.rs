@@ -238,8 +238,10 @@ pub enum Outcome {
 pub struct Ask {
     /// Where.
     pub scope: Scope,
-    /// Which counts, and for a viewer which statuses.
-    pub contents: Vec<Content>,
+    /// Which counts.
+    pub counts: Vec<Content>,
+    /// The viewer's statuses of which contents; nothing is asked without a viewer.
+    pub statuses: Vec<Content>,
 }
 
 /// What a scope answers: progress, read first, and the entries read after it. Entries below the floor are left out.

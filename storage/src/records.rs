@@ -9,7 +9,9 @@ mod sqlite;
 use std::collections::{HashMap, HashSet};
 
 use async_trait::async_trait;
-use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId};
+use likewise_schema::{
+    Content, ContentType, Offset, Pair, Partition, PartitionCount, Position, RequestId, Timestamp, UserId,
+};
 
 use tokio::sync::mpsc;
 
@@ -295,6 +297,42 @@ pub struct Liker {
     pub liked_at: Timestamp,
 }
 
+/// A content's first event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct First {
+    /// Which content.
+    pub content: Content,
+    /// Where.
+    pub position: Position,
+}
+
+/// How busy a content is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Busy {
+    /// Which content.
+    pub content: Content,
+    /// Likes gained less those lost, each counted by half for every half-life that has passed since.
+    pub score: f64,
+    /// Likes gained less those lost.
+    pub gained: i64,
+}
+
+/// Over which time contents are compared.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Window {
+    /// The last ten-minute slot, see [`Timestamp::ten_minute_slot`].
+    pub last_slot: i64,
+    /// How many slots, that one included.
+    pub slots: i64,
+    /// After how many slots a like counts half.
+    pub half_life: f64,
+}
+
+/// The busiest first.
+fn by_score(one: &Busy, other: &Busy) -> std::cmp::Ordering {
+    other.score.total_cmp(&one.score).then(one.content.cmp(&other.content))
+}
+
 /// The record port. Everything of a partition changes only through [`commit`](RecordStore::commit) by the owner that
 /// last acquired it.
 #[async_trait]
@@ -341,6 +379,12 @@ pub trait RecordStore: Send + Sync + 'static {
         after: Option<Liked>,
         limit: usize,
     ) -> Result<Snapshot<Vec<Liked>>, StoreError>;
+
+    /// Of each partition the contents whose first event is at or beyond an offset, by that, at most `limit` of each.
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError>;
+
+    /// Of each content type the `limit` contents with the highest score above 0, the busiest first. Takes its time.
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError>;
 
     /// Sends all rows in chunks, sorted by (type, content, user), as one snapshot shows them (one of each server, where
     /// there are several), and returns the checkpoints of that snapshot. Ends early when nobody takes them.

@@ -1,4 +1,5 @@
-//! Where each partition's counters are: the generation, learned from the checkpoint and kept until it is in doubt.
+//! Where each partition's counters are, learned from the checkpoint and kept until it is in doubt, and what the records
+//! reflect.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -9,10 +10,10 @@ use tokio::time::Instant;
 use crate::{
     StoreError,
     counters::Scope,
-    records::{Generation, RecordStore},
+    records::{Claim, Generation, RecordStore},
 };
 
-/// A generation in doubt is read again at most so often.
+/// A checkpoint in doubt is read again at most so often.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 
 /// The generations that a process knows.
@@ -25,6 +26,7 @@ pub struct Scopes {
 #[derive(Clone, Copy)]
 struct Known {
     generation: Generation,
+    claim: Claim,
     read_at: Instant,
     is_in_doubt: bool,
 }
@@ -48,17 +50,34 @@ impl Scopes {
         if let Some(known) = known.filter(|known| !known.is_in_doubt || known.read_at.elapsed() < READ_AGAIN_AFTER) {
             return Ok(Some(of(known)));
         }
-        match (self.records.checkpoint(partition).await, known) {
-            (Ok(Some(checkpoint)), _) => {
-                let generation = checkpoint.generation;
-                let fresh = Known { generation, read_at: Instant::now(), is_in_doubt: false };
-                self.known.write().insert(partition, fresh);
-                Ok(Some(of(fresh)))
-            }
-            (Ok(None), _) => Ok(None),
+        match (self.read(partition).await, known) {
+            (Ok(fresh), _) => Ok(fresh.map(of)),
             (Err(_), Some(known)) => Ok(Some(of(known))),
             (Err(error), None) => Err(error),
         }
+    }
+
+    async fn read(&self, partition: Partition) -> Result<Option<Known>, StoreError> {
+        let Some(checkpoint) = self.records.checkpoint(partition).await? else { return Ok(None) };
+        let generation = checkpoint.generation;
+        let fresh = Known { generation, claim: checkpoint.claim(), read_at: Instant::now(), is_in_doubt: false };
+        self.known.write().insert(partition, fresh);
+        Ok(Some(fresh))
+    }
+
+    /// What the records reflect of a partition, read at most a moment ago; none if that is not known.
+    pub async fn records_claim(&self, partition: Partition) -> Option<Claim> {
+        let known = {
+            let mut all = self.known.write();
+            let known = all.get_mut(&partition)?;
+            if known.read_at.elapsed() < READ_AGAIN_AFTER {
+                return Some(known.claim);
+            }
+            // Whoever asks meanwhile gets what was read before.
+            known.read_at = Instant::now();
+            *known
+        };
+        self.read(partition).await.map_or(Some(known.claim), |fresh| fresh.map(|fresh| fresh.claim))
     }
 
     /// Reads the generation again before long: progress was missing or stale.

@@ -102,7 +102,7 @@ fn publish(from: i64, count: i64) -> Publish {
 }
 
 async fn count(store: &RedisCounters, scope: Scope) -> Option<i64> {
-    let answers = store.read(&[Ask { scope, contents: vec![post(1)] }], None).await.expect("read");
+    let answers = store.read(&[Ask { scope, counts: vec![post(1)], statuses: vec![] }], None).await.expect("read");
     answers[0].counts[0].map(|cached| cached.count)
 }
 

@@ -48,7 +48,7 @@ fn counting(writer: u64, from: Version, to: Version, content: Content, count: i6
 }
 
 async fn read(store: &Store) -> Answer {
-    let ask = Ask { scope: scope(), contents: vec![post(1), post(17)] };
+    let ask = Ask { scope: scope(), counts: vec![post(1), post(17)], statuses: vec![post(1), post(17)] };
     store.read(&[ask], Some(user(7))).await.expect("read").pop().expect("an answer")
 }
 
@@ -258,7 +258,10 @@ async fn entries_below_the_floor_count_as_missing(store: Store) {
 async fn scopes_are_apart(store: Store) {
     let other = Scope { generation: Generation(0xdef), ..scope() };
     assert_eq!(store.progress(other).await.expect("answered"), None, "another generation is another world");
-    let asks = [Ask { scope: other, contents: vec![post(1)] }, Ask { scope: scope(), contents: vec![] }];
+    let asks = [
+        Ask { scope: other, counts: vec![post(1)], statuses: vec![] },
+        Ask { scope: scope(), counts: vec![], statuses: vec![] },
+    ];
     let answers = store.read(&asks, None).await.expect("read");
     assert!(answers[0].progress.is_none() && answers[1].progress.is_some());
     assert_eq!((answers[0].counts.len(), answers[1].counts.len(), answers[0].statuses.len()), (1, 0, 0));

@@ -2,15 +2,15 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use likewise_schema::{Content, Offset, Pair, PartitionCount};
+use likewise_schema::{Content, Offset, Pair, PartitionCount, Position};
 
 use super::{at, pair, partition, post, request, user};
 use crate::{
     StoreError,
     log::Mark,
     records::{
-        Advance, Batch, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder, Fence, Generation,
-        LikeRecord, Liked, Liker, Owner, RecordStore, Writes,
+        Advance, Batch, BucketDelta, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder, Fence,
+        First, Generation, LikeRecord, Liked, Liker, Owner, RecordStore, Window, Writes,
     },
 };
 
@@ -73,7 +73,59 @@ pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
     a_new_generation_needs_the_fence_and_breaks_it(make().await).await;
     lists_are_newest_first_and_page_without_gaps(make().await).await;
     a_content_lists_its_likers_at_any_size(make().await).await;
+    first_events_are_found_by_their_position(make().await).await;
+    the_busiest_are_those_that_gained_most_lately(make().await).await;
     the_digest_is_of_sorted_rows(make().await).await;
+}
+
+async fn first_events_are_found_by_their_position(store: Store) {
+    let one = store.acquire(partition(1), &owner(1)).await.expect("acquired");
+    let two = store.acquire(partition(2), &owner(1)).await.expect("acquired");
+    commit(&store, one.fence(), 8, vec![], vec![delta(post(1), 1, 3), delta(post(17), 1, 5), delta(post(33), 1, 7)])
+        .await;
+    commit(&store, after(&one, 8), 9, vec![], vec![delta(post(17), 1, 8)]).await;
+    commit(&store, two.fence(), 5, vec![], vec![delta(post(2), 0, 4)]).await;
+    let position = |number, at| Position { partition: partition(number), offset: offset(at) };
+    let from = [position(1, 4), position(2, 0), position(3, 0)];
+    let found = store.firsts(&from, 10).await.expect("read");
+    let first = |content, position| First { content, position };
+    let firsts = [first(post(17), position(1, 5)), first(post(33), position(1, 7)), first(post(2), position(2, 4))];
+    let mut value = found.value;
+    value.sort_by_key(|first| (first.position.partition, first.position.offset));
+    assert_eq!(value, firsts, "a content stays where it was first");
+    let next: Vec<_> = found.checkpoints.iter().map(|at| (at.partition, at.next_offset)).collect();
+    assert_eq!(next, [(partition(1), offset(9)), (partition(2), offset(5))]);
+    let one = store.firsts(&from[..1], 1).await.expect("read").value;
+    assert_eq!(one, firsts[..1]);
+    assert!(store.firsts(&[], 1).await.expect("read").value.is_empty());
+}
+
+async fn the_busiest_are_those_that_gained_most_lately(store: Store) {
+    let one = store.acquire(partition(1), &owner(1)).await.expect("acquired");
+    let video = Content { content_type: "video".parse().expect("a type"), ..post(1) };
+    let bucket = |content, slot, gained, lost| BucketDelta { content, slot, gained, lost };
+    let buckets = [
+        // Long ago, lately, and now; two are lost again.
+        vec![bucket(post(1), 10, 100, 0), bucket(post(17), 10, 1, 0)],
+        vec![
+            bucket(post(1), 16, 8, 0),
+            bucket(post(17), 16, 3, 1),
+            bucket(post(33), 16, 5, 6),
+            bucket(video, 16, 1, 0),
+        ],
+        vec![bucket(post(17), 18, 5, 0), bucket(post(49), 18, 1, 0)],
+    ];
+    for (next, buckets) in (0..).zip(buckets) {
+        let writes = Writes { rows: vec![], counts: vec![], buckets };
+        store.commit(batch(after(&one, next), next + 1, vec![], writes)).await.expect("committed");
+    }
+    let window = Window { last_slot: 18, slots: 6, half_life: 2.0 };
+    let busiest = store.busiest(window, 2).await.expect("read");
+    let found: Vec<_> = busiest.iter().map(|busy| (busy.content, busy.score, busy.gained)).collect();
+    // 2 counted by half and 5; 8 counted by half; of each type two.
+    assert_eq!(found, [(post(17), 6.0, 7), (post(1), 4.0, 8), (video, 0.5, 1)]);
+    let later = store.busiest(Window { last_slot: 30, ..window }, 2).await.expect("read");
+    assert!(later.is_empty(), "{later:?}");
 }
 
 async fn acquiring_raises_the_epoch_and_keeps_the_rest(store: Store) {

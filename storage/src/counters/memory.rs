@@ -138,21 +138,21 @@ impl Entries {
         position
     }
 
-    fn read(&mut self, contents: &[Content], viewer: Option<UserId>, now: i64) -> Answer {
+    fn read(&mut self, ask: &Ask, viewer: Option<UserId>, now: i64) -> Answer {
         let Some(progress) = self.progress else {
-            let statuses = viewer.map_or(0, |_| contents.len());
-            return Answer { progress: None, counts: vec![None; contents.len()], statuses: vec![None; statuses] };
+            let statuses = viewer.map_or(0, |_| ask.statuses.len());
+            return Answer { progress: None, counts: vec![None; ask.counts.len()], statuses: vec![None; statuses] };
         };
         let floor = if planted::on(Bug::FloorIgnored) { Version::MIN } else { progress.floor };
         let mut count = |content| {
             let entry = self.counts.get(content)?.at(now).copied();
             entry.filter(|cached| cached.version >= floor)
         };
-        let counts = contents.iter().map(&mut count).collect();
+        let counts = ask.counts.iter().map(&mut count).collect();
         let statuses = viewer.map_or(Vec::new(), |viewer| {
             let known = self.users.get(&viewer).and_then(|statuses| statuses.at(now));
             let status = |content| known?.get(content).copied().filter(|status| status.version >= floor);
-            contents.iter().map(status).collect()
+            ask.statuses.iter().map(status).collect()
         });
         Answer { progress: Some(progress), counts, statuses }
     }
@@ -299,7 +299,7 @@ impl CounterStore for MemoryCounters {
 
     async fn read(&self, asks: &[Ask], viewer: Option<UserId>) -> Result<Vec<Answer>, StoreError> {
         let now = self.clock.micros();
-        let read = |ask: &Ask| self.entries(ask.scope).lock().read(&ask.contents, viewer, now);
+        let read = |ask: &Ask| self.entries(ask.scope).lock().read(ask, viewer, now);
         let mut answers: Vec<Answer> = asks.iter().map(read).collect();
         if planted::on(Bug::ValueBeforeProgress) {
             tokio::time::sleep(Duration::from_millis(5)).await;

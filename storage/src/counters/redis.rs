@@ -217,11 +217,11 @@ impl Ask {
     /// Adds what this ask reads: progress first, so that what comes after it reflects at least that.
     fn put(&self, pipeline: &mut Pipeline, viewer: Option<UserId>) {
         pipeline.cmd("HMGET").arg(progress_key(self.scope)).arg(&PROGRESS_FIELDS);
-        for content in &self.contents {
+        for content in &self.counts {
             pipeline.cmd("HMGET").arg(count_key(self.scope, content)).arg(&["count", "v"]);
         }
-        if let Some(viewer) = viewer.filter(|_| !self.contents.is_empty()) {
-            let fields: Vec<String> = self.contents.iter().map(Content::to_string).collect();
+        if let Some(viewer) = viewer.filter(|_| !self.statuses.is_empty()) {
+            let fields: Vec<String> = self.statuses.iter().map(Content::to_string).collect();
             pipeline.cmd("HMGET").arg(user_key(self.scope, viewer)).arg(fields);
         }
     }
@@ -231,8 +231,8 @@ impl Ask {
         let mut next = || values.next().and_then(Result::ok);
         let progress = next().and_then(parse_progress);
         let floor = progress.as_ref().map(|progress| progress.floor);
-        let counts: Vec<_> = self.contents.iter().map(|_| next().and_then(parse_count)).collect();
-        let mut statuses = vec![None; if viewer.is_some() { self.contents.len() } else { 0 }];
+        let counts: Vec<_> = self.counts.iter().map(|_| next().and_then(parse_count)).collect();
+        let mut statuses = vec![None; if viewer.is_some() { self.statuses.len() } else { 0 }];
         if !statuses.is_empty()
             && let Some(fields) = next().and_then(|fields| from_redis_value::<Vec<Option<String>>>(fields).ok())
         {

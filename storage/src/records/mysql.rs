@@ -17,7 +17,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{FutureExt, TryStreamExt, future::BoxFuture};
-use likewise_schema::{Content, ContentType, Pair, Partition, UserId};
+use likewise_schema::{Content, ContentType, Pair, Partition, Position, UserId};
 use parking_lot::Mutex;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Executor, MySqlConnection, MySqlPool,
@@ -32,8 +32,8 @@ use tokio::{
 
 use self::statements::Flavour;
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker,
-    Owner, RecordStore, Shards, Snapshot, check_owner,
+    BUCKET_SLOTS_KEPT, Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord,
+    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Window, check_owner,
 };
 use crate::{
     StoreError,
@@ -50,6 +50,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const WRITE_MAX: Duration = Duration::from_secs(6);
 /// How long a read may take.
 const READ_MAX: Duration = Duration::from_secs(2);
+/// How long the sums of buckets may take: they are read beside requests.
+const BUSIEST_MAX: Duration = Duration::from_secs(60);
 /// Deadlocks and lock waits of one commit that are tried again.
 const RETRIES_MAX: u32 = 5;
 /// An unused connection is closed before the server does it.
@@ -457,6 +459,23 @@ impl RecordStore for MysqlRecords {
             statements::likes_of(connection, shards.clone(), user, content_type, after, limit).boxed()
         })
         .await
+    }
+
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError> {
+        let from: Arc<[Position]> = from.into();
+        self.snapshot(move |connection| {
+            let from = Arc::clone(&from);
+            async move { statements::firsts(connection, &from, limit).await }.boxed()
+        })
+        .await
+    }
+
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+        let mut connection = Held::new(&self.readers).await?;
+        let read = statements::busiest(&mut connection, window, limit);
+        let busiest = timeout(BUSIEST_MAX, read).await.map_err(|_| late())??;
+        connection.is_clean = true;
+        Ok(busiest)
     }
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

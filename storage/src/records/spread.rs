@@ -1,16 +1,16 @@
 //! Records spread over several stores by shard: everything of a partition is in one of them, and only a user's list
 //! and the scan of all rows are put together from several.
 
-use std::{cmp::Reverse, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
 use futures::future::{join, try_join_all};
-use likewise_schema::{Content, ContentType, Pair, Partition, SHARDS, UserId};
+use likewise_schema::{Content, ContentType, Pair, Partition, Position, SHARDS, UserId};
 use tokio::sync::mpsc;
 
 use super::{
-    Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker, Owner, RecordStore,
-    SCAN_CHUNKS, Snapshot,
+    Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker, Owner,
+    RecordStore, SCAN_CHUNKS, Snapshot, Window, by_score,
 };
 use crate::StoreError;
 
@@ -188,6 +188,32 @@ impl RecordStore for SpreadRecords {
         value.sort_by_key(|liked: &Liked| (Reverse(liked.liked_at), liked.content));
         value.truncate(limit);
         Ok(Snapshot { value, checkpoints: sorted(checkpoints) })
+    }
+
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError> {
+        let firsts = self.stores.iter().enumerate().map(|(index, store)| async move {
+            let held = |position: &&Position| self.by_shard[usize::from(position.partition.shard())] == index;
+            let from: Vec<Position> = from.iter().filter(held).copied().collect();
+            store.firsts(&from, limit).await
+        });
+        let (mut value, mut checkpoints) = (Vec::new(), Vec::new());
+        for firsts in try_join_all(firsts).await? {
+            value.extend(firsts.value);
+            checkpoints.extend(firsts.checkpoints);
+        }
+        Ok(Snapshot { value, checkpoints: sorted(checkpoints) })
+    }
+
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+        let mut all = try_join_all(self.stores.iter().map(|store| store.busiest(window, limit))).await?.concat();
+        all.sort_by(by_score);
+        let mut of_type: HashMap<ContentType, usize> = HashMap::new();
+        all.retain(|busy| {
+            let seen = of_type.entry(busy.content.content_type).or_default();
+            *seen += 1;
+            *seen <= limit
+        });
+        Ok(all)
     }
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

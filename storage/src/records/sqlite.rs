@@ -11,14 +11,14 @@ use std::{
 
 use async_trait::async_trait;
 use likewise_schema::{
-    Content, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId, sql,
+    Content, ContentType, Offset, Pair, Partition, PartitionCount, Position, RequestId, Timestamp, UserId, sql,
 };
 use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, Generation, LikeRecord, Liked, Liker,
-    Owner, RecordStore, Shards, Snapshot, Writes, digest,
+    BUCKET_SLOTS_KEPT, Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord,
+    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Window, Writes, digest,
 };
 use crate::{
     StoreError,
@@ -543,6 +543,55 @@ impl RecordStore for SqliteRecords {
                     },
                 )?;
                 Ok(Snapshot { value: rows.collect::<Result<_, _>>()?, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError> {
+        let from = from.to_vec();
+        self.readers
+            .read(move |snapshot| {
+                let mut statement = snapshot.prepare_cached(
+                    "SELECT content_type, content_id, first_position FROM like_counts
+                     WHERE partition = ?1 AND first_position >= ?2 ORDER BY first_position LIMIT ?3",
+                )?;
+                let mut value = Vec::new();
+                for Position { partition, offset } in from {
+                    let first = |row: &Row<'_>| {
+                        let offset = valid(row, 2, |offset| Offset::new(offset).ok())?;
+                        Ok(First { content: read_content(row, 0)?, position: Position { partition, offset } })
+                    };
+                    let rows = statement.query_map(params![partition.get(), offset.get(), limit as i64], first)?;
+                    for first in rows {
+                        value.push(first?);
+                    }
+                }
+                Ok(Snapshot { value, checkpoints: all_checkpoints(snapshot)? })
+            })
+            .await
+    }
+
+    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+        self.readers
+            .read(move |snapshot| {
+                // What a like of each slot counts: not every build of SQLite can raise to a power.
+                let weight = |age: i64| 0.5_f64.powf(age as f64 / window.half_life);
+                let weights: Vec<String> =
+                    (0..window.slots).map(|age| format!("({}, {:e})", window.last_slot - age, weight(age))).collect();
+                let mut statement = snapshot.prepare(&format!(
+                    "WITH weights (slot, weight) AS (VALUES {})
+                     SELECT content_type, content_id, score, likes FROM (
+                         SELECT *, row_number() OVER (PARTITION BY content_type ORDER BY score DESC, content_id) AS place
+                         FROM (
+                             SELECT content_type, content_id, sum(gained - lost) AS likes,
+                                    sum((gained - lost) * weight) AS score
+                             FROM weights CROSS JOIN like_buckets USING (slot) GROUP BY content_type, content_id
+                         ) WHERE score > 0
+                     ) WHERE place <= ?1 ORDER BY score DESC, content_type, content_id",
+                    weights.join(", ")
+                ))?;
+                let busy = |row: &Row<'_>| Ok(Busy { content: read_content(row, 0)?, score: row.get(2)?, gained: row.get(3)? });
+                statement.query_map([limit as i64], busy)?.collect()
             })
             .await
     }

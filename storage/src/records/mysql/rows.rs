@@ -2,14 +2,14 @@
 
 use chrono::{DateTime, NaiveDateTime};
 use likewise_schema::{
-    Content, ContentId, ContentType, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId,
+    Content, ContentId, ContentType, Offset, Pair, Partition, PartitionCount, Position, RequestId, Timestamp, UserId,
 };
 use sqlx::{Row, mysql::MySqlRow};
 
 use super::Failed;
 use crate::{
     log::Mark,
-    records::{Checkpoint, Count, Generation, LikeRecord, Liked, Liker, digest},
+    records::{Busy, Checkpoint, Count, First, Generation, LikeRecord, Liked, Liker, digest},
 };
 
 pub(super) const CHECKPOINT_COLUMNS: &str = "`partition`, epoch, next_offset, mark_key, mark_timestamp, log_identity, generation, \
@@ -81,6 +81,19 @@ pub(super) fn record(row: &MySqlRow) -> Result<LikeRecord, Failed> {
 /// content_type, content_id, count, version
 pub(super) fn count(row: &MySqlRow) -> Result<Count, Failed> {
     Ok(Count { content: content(row, 0)?, count: row.try_get(2)?, version: offset(row, 3)? })
+}
+
+/// content_type, content_id, partition, first_position; of one of the partitions of `from`
+pub(super) fn first(row: &MySqlRow, from: &[Position]) -> Result<First, Failed> {
+    let partition: u16 = row.try_get::<i16, _>(2)?.unsigned_abs();
+    let asked = from.iter().map(|position| position.partition).find(|asked| asked.get() == partition);
+    let partition = asked.ok_or(Failed::Damaged("a stored partition is not the one asked for"))?;
+    Ok(First { content: content(row, 0)?, position: Position { partition, offset: offset(row, 3)? } })
+}
+
+/// content_type, content_id, score, gained
+pub(super) fn busy(row: &MySqlRow) -> Result<Busy, Failed> {
+    Ok(Busy { content: content(row, 0)?, score: row.try_get(2)?, gained: row.try_get(3)? })
 }
 
 /// user_id, liked_at

@@ -4,13 +4,13 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
-use likewise_schema::{Content, ContentType, Offset, Pair, Partition, SHARDS, Timestamp, UserId};
+use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, SHARDS, Timestamp, UserId};
 use sqlx::{AssertSqlSafe, MySqlConnection, query, query_scalar};
 
 use super::{Failed, rows};
 use crate::records::{
-    Batch, BucketDelta, Checkpoint, Count, CountDelta, Fence, Generation, LikeRecord, Liked, Liker, Owner, Shards,
-    digest,
+    Batch, BucketDelta, Busy, Checkpoint, Count, CountDelta, Fence, First, Generation, LikeRecord, Liked, Liker, Owner,
+    Shards, Window, digest,
 };
 
 /// Rows of one statement, largest first: each size of each statement is prepared once.
@@ -436,6 +436,54 @@ pub(super) async fn likes_of(
         select = select.bind(after.map_or(0, |last| last.content.content_id.get())).bind(limit as u64);
     }
     select.bind(limit as u64).fetch_all(connection).await?.iter().map(rows::liked).collect()
+}
+
+/// The contents whose first event is at or beyond an offset of a partition.
+pub(super) async fn firsts(
+    connection: &mut MySqlConnection,
+    from: &[Position],
+    limit: usize,
+) -> Result<Vec<First>, Failed> {
+    let of_partition = "(SELECT content_type, content_id, `partition`, first_position FROM like_counts
+                         WHERE `partition` = ? AND first_position >= ? ORDER BY first_position LIMIT ?)";
+    let mut select = query(AssertSqlSafe(vec![of_partition; from.len()].join(" UNION ALL ")));
+    for Position { partition, offset } in from {
+        select = select.bind(partition.get()).bind(offset.get()).bind(limit as u64);
+    }
+    let found = if from.is_empty() { Vec::new() } else { select.fetch_all(connection).await? };
+    let first = |row| rows::first(row, from);
+    found.iter().map(first).collect()
+}
+
+/// The busiest contents of each type, of the partitions that there are.
+pub(super) async fn busiest(
+    connection: &mut MySqlConnection,
+    window: Window,
+    limit: usize,
+) -> Result<Vec<Busy>, Failed> {
+    let select = query(
+        "SELECT content_type, content_id, score, CAST(likes AS SIGNED) FROM (
+             SELECT t.*, ROW_NUMBER() OVER (PARTITION BY content_type ORDER BY score DESC, content_id) AS place FROM (
+                 SELECT c.content_type, c.content_id, SUM(c.gained - c.lost) AS likes,
+                        SUM((c.gained - c.lost) * POW(0.5, (? - b.slot) / ?)) AS score
+                 FROM projection_checkpoints AS p
+                 STRAIGHT_JOIN like_bucket_chunks AS b ON b.`partition` = p.`partition` AND b.slot > ? AND b.slot <= ?
+                 JOIN JSON_TABLE(CONCAT('[', b.changes, ']'), '$[*]' COLUMNS (
+                     content_type VARCHAR(20) PATH '$[0]', content_id BIGINT PATH '$[1]',
+                     gained BIGINT PATH '$[2]', lost BIGINT PATH '$[3]')) AS c
+                 GROUP BY c.content_type, c.content_id
+             ) AS t WHERE score > 0
+         ) AS u WHERE place <= ? ORDER BY score DESC, content_type, content_id",
+    );
+    let found = select
+        .bind(window.last_slot)
+        .bind(window.half_life)
+        .bind(window.last_slot - window.slots)
+        .bind(window.last_slot)
+        .bind(limit as u64)
+        .fetch_all(connection)
+        .await?;
+    found.iter().map(rows::busy).collect()
 }
 
 /// All rows of the shards, in order.

@@ -1,0 +1,131 @@
+//! Contents that nobody ever liked, told without asking any store: a Bloom filter of those that somebody did.
+
+use std::collections::HashMap;
+
+use fastbloom::BloomFilter;
+use likewise_schema::{Content, Offset, Partition, PartitionCount, Position};
+use likewise_storage::{
+    RecordStore, StoreError,
+    counters::{Change, Scope},
+    records::{Claim, First, Snapshot},
+};
+use metrics::gauge;
+use parking_lot::RwLock;
+
+/// Contents that a partition's filter is made for at first; it is made anew for twice as many when it is full.
+const CONTENTS: usize = 16_384;
+/// The share of contents that nobody liked for which a full filter knows no better.
+const FALSE_POSITIVES: f64 = 0.005;
+/// Contents that are read of each partition at once.
+const READ_MAX: usize = 10_000;
+
+/// A filter for each partition, with the prefix that it reflects.
+#[derive(Default)]
+pub(crate) struct NeverLiked(RwLock<HashMap<Partition, Filter>>);
+
+struct Filter {
+    scope: Scope,
+    bloom: BloomFilter,
+    /// For how many contents it was made.
+    size: usize,
+    /// Contents in it.
+    contents: usize,
+    /// First events from here on are not in it.
+    next: Offset,
+    /// What it reflects; none while it is being made.
+    claim: Option<Claim>,
+}
+
+impl Filter {
+    fn new(scope: Scope, size: usize) -> Self {
+        let bloom = BloomFilter::with_false_pos(FALSE_POSITIVES).expected_items(size);
+        Self { scope, bloom, size, contents: 0, next: Offset::ZERO, claim: None }
+    }
+
+    fn add(&mut self, content: &Content) {
+        if !self.bloom.insert(content) {
+            self.contents += 1;
+        }
+    }
+}
+
+impl NeverLiked {
+    /// If nobody ever liked a content: up to where that is known.
+    pub(crate) fn claim(&self, scope: Scope, content: &Content) -> Option<Claim> {
+        let filters = self.0.read();
+        let filter = filters.get(&scope.partition).filter(|filter| filter.scope == scope)?;
+        filter.claim.filter(|_| !filter.bloom.contains(content))
+    }
+
+    /// What a publish touched may be new.
+    pub(crate) fn changed(&self, change: &Change) {
+        let is_new = |filter: &Filter| {
+            filter.scope == change.scope && !change.counts.iter().all(|(content, _)| filter.bloom.contains(content))
+        };
+        let is_unnamed = change.counts.is_empty();
+        if !is_unnamed && !self.0.read().get(&change.scope.partition).is_some_and(is_new) {
+            return;
+        }
+        if let Some(filter) = self.0.write().get_mut(&change.scope.partition) {
+            change.counts.iter().for_each(|(content, _)| filter.add(content));
+            if is_unnamed {
+                // Until the records are read again.
+                filter.claim = None;
+            }
+        }
+    }
+
+    /// Reads what is new, once. True if there is more to read at once.
+    pub(crate) async fn advance(&self, records: &dyn RecordStore, count: PartitionCount) -> Result<bool, StoreError> {
+        let next = |filters: &HashMap<Partition, Filter>, partition| {
+            let offset = filters.get(&partition).map_or(Offset::ZERO, |filter| filter.next);
+            Position { partition, offset }
+        };
+        let from: Vec<Position> = {
+            let filters = self.0.read();
+            count.all().map(|partition| next(&filters, partition)).collect()
+        };
+        let read = records.firsts(&from, READ_MAX).await?;
+        Ok(self.take(&from, &read))
+    }
+
+    fn take(&self, from: &[Position], read: &Snapshot<Vec<First>>) -> bool {
+        let mut of_partition: HashMap<Partition, Vec<First>> = HashMap::new();
+        for first in &read.value {
+            of_partition.entry(first.position.partition).or_default().push(*first);
+        }
+        let mut filters = self.0.write();
+        let mut is_more = false;
+        for checkpoint in &read.checkpoints {
+            let partition = checkpoint.partition;
+            let Some(asked) = from.iter().find(|asked| asked.partition == partition) else { continue };
+            let filter = filters.entry(partition).or_insert_with(|| Filter::new(checkpoint.scope(), CONTENTS));
+            if filter.scope != checkpoint.scope() {
+                // Other tables: what is known of the former ones is nothing.
+                *filter = Filter::new(checkpoint.scope(), CONTENTS);
+            }
+            if filter.next != asked.offset {
+                is_more = true;
+                continue;
+            }
+            let firsts = of_partition.remove(&partition).unwrap_or_default();
+            firsts.iter().for_each(|first| filter.add(&first.content));
+            if filter.contents > filter.size {
+                *filter = Filter::new(checkpoint.scope(), 2 * filter.contents);
+                is_more = true;
+                continue;
+            }
+            let is_whole = firsts.len() < READ_MAX;
+            filter.next = match firsts.last() {
+                Some(last) if !is_whole => last.position.offset.next(),
+                _ => checkpoint.next_offset,
+            };
+            filter.claim = is_whole.then(|| checkpoint.claim());
+            is_more |= !is_whole;
+        }
+        gauge!("likewise_filter_contents").set(filters.values().map(|filter| filter.contents as f64).sum::<f64>());
+        gauge!("likewise_filter_bytes")
+            .set(filters.values().map(|filter| filter.bloom.num_bits() as f64 / 8.0).sum::<f64>());
+        is_more
+    }
+}
