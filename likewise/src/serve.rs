@@ -117,7 +117,7 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         }
     });
     let queries = secret.map(|secret| stores.queries(secret));
-    let kept_up = queries.clone();
+    let (kept_up, streaming) = (queries.clone(), queries.clone());
     let upkeep = tokio::spawn(async move {
         if let Some(queries) = kept_up {
             queries.keep_up().await;
@@ -141,6 +141,9 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     info!("stopping: not ready, then draining");
     draining.store(true, Ordering::Relaxed);
     tokio::time::sleep(Duration::from_millis(settings.drain_delay_ms)).await;
+    if let Some(queries) = &streaming {
+        queries.end_streams();
+    }
     public.stop().await;
     backlog.abort();
     upkeep.abort();

@@ -525,3 +525,150 @@ fn health_metrics_and_documents_are_served() {
     let page = service.get("/");
     assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
 }
+
+/// A stream of events, read as it comes.
+struct Events {
+    socket: TcpStream,
+    /// What was read and is not yet an event.
+    text: String,
+    /// What came before the first event.
+    head: String,
+}
+
+impl Events {
+    fn open(service: &Service, query: &str, headers: &str) -> Self {
+        let mut socket = TcpStream::connect(&service.address).unwrap();
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let request = format!("GET /v1/likes/stream?{query} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n");
+        socket.write_all(request.as_bytes()).unwrap();
+        Self { socket, text: String::new(), head: String::new() }
+    }
+
+    /// The next event: its name, id and data.
+    fn next(&mut self) -> (String, String, Value) {
+        loop {
+            if let Some(start) = self.text.find("event: ")
+                && let Some(length) = self.text[start..].find("\n\n")
+            {
+                let event: String = self.text[start..start + length].into();
+                if self.head.is_empty() {
+                    self.head = self.text[..start].to_lowercase();
+                }
+                self.text.drain(..start + length);
+                let field = |name: &str| {
+                    let line = event.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+                    line.unwrap_or_else(|| panic!("no {name} in {event}")).to_owned()
+                };
+                return (field("event"), field("id"), serde_json::from_str(&field("data")).unwrap());
+            }
+            assert!(self.read() > 0, "the stream has ended: {}", self.text);
+        }
+    }
+
+    fn read(&mut self) -> usize {
+        let mut part = [0; 4096];
+        let count = self.socket.read(&mut part).unwrap();
+        self.text.push_str(&String::from_utf8_lossy(&part[..count]));
+        count
+    }
+}
+
+#[test]
+fn a_stream_tells_counts_as_they_change() {
+    let (_dir, service) = start();
+    apply(&service, &command(&id(), 7, 42, true));
+    let mut events = Events::open(&service, "content=post:42&content=post:43&content=post:42", "");
+    let (name, _, snapshot) = events.next();
+    let of = |items: &Value| -> Vec<(String, i64)> {
+        let each = items.as_array().unwrap().iter();
+        each.map(|item| (item["contentId"].as_str().unwrap().into(), item["count"].as_i64().unwrap())).collect()
+    };
+    assert_eq!((name.as_str(), of(&snapshot["items"])), ("snapshot", vec![("42".into(), 1), ("43".into(), 0)]));
+    for header in ["content-type: text/event-stream", "x-accel-buffering: no", "cache-control: no-store", "retry: 2000"]
+    {
+        assert!(events.head.contains(header), "{header} in {}", events.head);
+    }
+    let position = apply(&service, &command(&id(), 8, 43, true)).json()["position"].as_str().unwrap().to_owned();
+    let (name, last, told) = events.next();
+    assert_eq!((name.as_str(), &told["contentId"], &told["count"]), ("count", &json!("43"), &json!(1)));
+    assert!(last.split(',').any(|seen| seen == position), "{position} in {last}");
+
+    // Many changes: few events, the last of which is the last count, not over ten a second.
+    let started = std::time::Instant::now();
+    let likes: Vec<Value> = (100..400).map(|user| command(&id(), user, 42, true)).collect();
+    for commands in likes.chunks(100) {
+        assert_eq!(service.post("/v1/likes/batch", &json!({ "commands": commands })).status, 200);
+    }
+    let (mut told, mut seen) = (0, 0);
+    while told < 301 {
+        let (_, _, count) = events.next();
+        let count = count["count"].as_i64().unwrap();
+        assert!(count > told, "{count} after {told}");
+        (told, seen) = (count, seen + 1);
+    }
+    let most = started.elapsed().as_millis() / 100 + 2;
+    assert!(seen <= most, "{seen} events, {most} at most");
+
+    // Whoever comes again gets nothing older than what was seen.
+    let mut again = Events::open(&service, "content=post:43", &format!("Last-Event-ID: {last}\r\n"));
+    let (name, _, snapshot) = again.next();
+    assert_eq!((name.as_str(), of(&snapshot["items"])), ("snapshot", vec![("43".into(), 1)]));
+    assert_eq!(service.get("/v1/likes/stream").status, 400);
+    assert_eq!(service.get("/v1/likes/stream?content=post:1&viewer=7").status, 400, "streams are anonymous");
+
+    // A stop ends the streams, and is not held up by them.
+    service.signal("TERM");
+    let (status, took, _) = service.wait();
+    assert!(status.success() && took < Duration::from_secs(5) * 3, "{status} after {took:?} (5 s)");
+    while again.read() > 0 {}
+}
+
+#[test]
+fn what_gains_likes_is_trending() {
+    let (_dir, service) = start();
+    let body = |service: &Service, query: &str| service.get(&format!("/v1/trending?{query}"));
+    for (content, users) in [(1, 3), (2, 5), (3, 1)] {
+        for user in 1..=users {
+            apply(&service, &command(&id(), user, content, true));
+        }
+    }
+    apply(&service, &command(&id(), 1, 3, false));
+    let ids = |answer: &Answer| -> Vec<(String, i64)> {
+        let each = answer.json()["items"].as_array().unwrap().clone().into_iter();
+        each.map(|item| (item["contentId"].as_str().unwrap().into(), item["gained"].as_i64().unwrap())).collect()
+    };
+    let expected: Vec<(String, i64)> = vec![("2".into(), 5), ("1".into(), 3)];
+    let took = wait_until("what is trending to be computed anew", Duration::from_secs(10) * 3, || {
+        ["1h", "24h"].iter().all(|window| ids(&body(&service, &format!("window={window}"))) == expected)
+    });
+    println!("trending after {took:?} (10 s)");
+    assert_eq!(ids(&body(&service, "")), expected, "what was taken back does not count");
+    assert_eq!(ids(&body(&service, "limit=1&contentType=post")), expected[..1]);
+    assert!(ids(&body(&service, "contentType=video")).is_empty());
+    for bad in ["window=2h", "limit=0", "limit=101", "contentType=X", "window=1h&window=24h"] {
+        assert_eq!(body(&service, bad).status, 400, "{bad}");
+    }
+}
+
+#[test]
+fn a_client_that_has_the_counts_needs_no_body() {
+    let (_dir, service) = start();
+    apply(&service, &command(&id(), 7, 42, true));
+    for path in ["/v1/contents/post/42/likes", "/v1/likes?content=post:42&content=post:43"] {
+        let first = service.get(path);
+        let tag = first.header("etag").to_owned();
+        assert!(tag.starts_with("W/\"") && first.header("cache-control") == "public, max-age=1", "{tag}");
+        let again = |tag: &str| service.send("GET", path, &[("If-None-Match", tag)], None);
+        let known = again(&format!("\"other\", {tag}"));
+        assert_eq!((known.status, known.text.as_str(), known.header("etag")), (304, "", tag.as_str()));
+        assert_eq!(again("\"other\"").status, 200);
+        assert_eq!(again("garbage").status, 200);
+        let user = if path.contains("43") { 9 } else { 8 };
+        let position = apply(&service, &command(&id(), user, 42, true)).json()["position"].as_str().unwrap().to_owned();
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let after = format!("{path}{mark}after={position}&wait=5");
+        assert_eq!(service.send("GET", &after, &[("If-None-Match", &tag)], None).status, 200, "another count");
+        let own = service.get(&format!("{path}{mark}viewer=7"));
+        assert_eq!((own.header("etag"), own.header("cache-control")), ("", "private, no-store"));
+    }
+}

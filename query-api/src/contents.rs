@@ -1,12 +1,18 @@
 //! Counts and the viewer's statuses: of one content, and of up to 100 at once.
 
-use actix_web::{HttpRequest, HttpResponse, web};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use actix_web::{
+    HttpRequest, HttpResponse, HttpResponseBuilder,
+    http::header::{self, EntityTag, Header, IfNoneMatch},
+    web,
+};
 use likewise_http::{Caller, Params, Problem};
-use likewise_schema::{Content, ContentId, ContentType, Position};
+use likewise_schema::{Content, ContentId, ContentType, Position, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::{Age, Item, State, after, busy, cache_control, within};
+use crate::{Age, Item, State, after, busy, within};
 
 const CONTENTS_MAX: usize = 100;
 
@@ -51,13 +57,38 @@ impl From<Item> for Likes {
     }
 }
 
+/// What a viewer sees is theirs alone, and an old answer is kept by nobody. What anybody sees may be kept for a second, and
+/// has a tag: it changes with the counts, so a client that has them needs no body. True if this client has.
+fn begin(request: &HttpRequest, viewer: Option<UserId>, items: &[Item]) -> (HttpResponseBuilder, bool) {
+    let cache = |control: &'static str| (header::CACHE_CONTROL, control);
+    let mut response = HttpResponse::Ok();
+    if viewer.is_some() || items.iter().any(|item| item.as_of.is_some()) {
+        response.insert_header(cache("private, no-store"));
+        return (response, false);
+    }
+    let mut hasher = DefaultHasher::new();
+    items.iter().for_each(|item| (item.content, item.count).hash(&mut hasher));
+    let tag = EntityTag::new_weak(format!("{:016x}", hasher.finish()));
+    let has_it = |sent: IfNoneMatch| match sent {
+        IfNoneMatch::Any => true,
+        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
+    };
+    let is_sent = request.headers().contains_key(header::IF_NONE_MATCH);
+    let is_known = is_sent && IfNoneMatch::parse(request).is_ok_and(has_it);
+    if is_known {
+        response = HttpResponse::NotModified();
+    }
+    response.insert_header(cache("public, max-age=1")).insert_header(header::ETag(tag));
+    (response, is_known)
+}
+
 /// A content's count, and whether the viewer likes it.
 #[utoipa::path(get, path = "/v1/contents/{contentType}/{contentId}/likes", tag = "queries",
     params(("contentType" = String, Path), ("contentId" = String, Path),
            ("viewer" = Option<String>, Query, description = "The user whose status is wanted, in the open loopback mode"),
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
-    responses((status = 200, body = Likes), (status = 400, description = "A parameter is not valid"),
+    responses((status = 200, body = Likes), (status = 304, description = "As `If-None-Match` says"), (status = 400, description = "A parameter is not valid"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
@@ -66,9 +97,9 @@ pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result
     params.finish()?;
     let contents: Vec<Content> = content.into_iter().collect();
     let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
-    let mut items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
-    let likes = items.pop().map(Likes::from);
-    Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(likes))
+    let items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
+    let (mut response, is_known) = begin(&request, viewer, &items);
+    Ok(if is_known { response.finish() } else { response.json(items.into_iter().next().map(Likes::from)) })
 }
 
 /// Counts of up to 100 contents, and which of them the viewer likes.
@@ -77,7 +108,7 @@ pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result
            ("viewer" = Option<String>, Query, description = "The user whose statuses are wanted, in the open loopback mode"),
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
-    responses((status = 200, body = LikesOfMany), (status = 400, description = "A parameter is not valid"),
+    responses((status = 200, body = LikesOfMany), (status = 304, description = "As `If-None-Match` says"), (status = 400, description = "A parameter is not valid"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
@@ -89,6 +120,7 @@ pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Resul
     params.finish()?;
     let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
     let items = within(&after, state.reads.items(&contents, viewer, &after)).await?;
-    let items = items.into_iter().map(Likes::from).collect();
-    Ok(HttpResponse::Ok().insert_header(cache_control(viewer.is_some())).json(LikesOfMany { items }))
+    let (mut response, is_known) = begin(&request, viewer, &items);
+    let answer = |items: Vec<Item>| LikesOfMany { items: items.into_iter().map(Likes::from).collect() };
+    Ok(if is_known { response.finish() } else { response.json(answer(items)) })
 }

@@ -10,20 +10,21 @@ mod contents;
 mod cursor;
 mod flights;
 mod lists;
+mod live;
 mod local;
 mod never;
 mod pages;
 mod reads;
+mod stream;
+mod trending;
 mod upkeep;
 
 use std::{sync::Arc, time::Duration};
 
-use actix_web::{
-    http::{Method, header},
-    web,
-};
+use actix_web::{http::Method, web};
 use likewise_http::{Concurrency, Kind, Params, Problem, Routes};
 use likewise_schema::{Position, Timestamp};
+use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi;
 
 pub use self::{
@@ -39,6 +40,8 @@ const READS_MAX: usize = 2048;
 const LISTS_MAX: usize = 128;
 /// Reads under way at once that were granted a wait.
 const WAITING_MAX: usize = 1024;
+/// Streams open at once in one process.
+const STREAMS_MAX: usize = 20_000;
 const RETRY: Duration = Duration::from_secs(1);
 
 /// What the handlers share.
@@ -48,6 +51,9 @@ pub struct State {
     concurrency: Concurrency,
     lists: Concurrency,
     waiting: Concurrency,
+    streams: Arc<Semaphore>,
+    /// Whether streams are to end.
+    ended: watch::Sender<bool>,
 }
 
 impl State {
@@ -59,12 +65,19 @@ impl State {
             concurrency: Concurrency::new(READS_MAX),
             lists: Concurrency::new(LISTS_MAX),
             waiting: Concurrency::new(WAITING_MAX),
+            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            ended: watch::Sender::new(false),
         }
     }
 
     /// Keeps the sources of reads good; runs as long as the role does.
     pub async fn keep_up(&self) {
         Arc::clone(&self.reads).keep_up().await;
+    }
+
+    /// Ends the streams, so that a server that stops need not wait for them.
+    pub fn end_streams(&self) {
+        self.ended.send_replace(true);
     }
 
     /// The class that a read's turn is taken in. Those that may wait for seconds have their own, so that they cannot
@@ -85,13 +98,15 @@ pub fn routes(routes: &mut Routes, state: &Arc<State>) {
     }
     routes.add(Method::GET, "/v1/contents/{contentType}/{contentId}/likes", handler!(contents::one));
     routes.add(Method::GET, "/v1/likes", handler!(contents::many));
+    routes.add(Method::GET, "/v1/likes/stream", handler!(stream::stream));
+    routes.add(Method::GET, "/v1/trending", handler!(trending::trending));
     routes.add(Method::GET, "/v1/contents/{contentType}/{contentId}/likers", handler!(lists::likers));
     routes.add(Method::GET, "/v1/users/{userId}/likes", handler!(lists::likes));
 }
 
 /// The role's part of the OpenAPI document.
 #[derive(OpenApi)]
-#[openapi(paths(contents::one, contents::many, lists::likers, lists::likes))]
+#[openapi(paths(contents::one, contents::many, lists::likers, lists::likes, stream::stream, trending::trending))]
 pub struct Api;
 
 /// `after` (repeatable) and `wait` of a read.
@@ -113,11 +128,6 @@ async fn within<T>(after: &After, read: impl Future<Output = Result<T, ReadError
 
 fn busy() -> Problem {
     Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(RETRY)
-}
-
-/// What a viewer sees is theirs alone; what anybody sees may be kept for a second.
-fn cache_control(has_viewer: bool) -> (header::HeaderName, &'static str) {
-    (header::CACHE_CONTROL, if has_viewer { "private, no-store" } else { "public, max-age=1" })
 }
 
 /// `"stale":true` with `asOf`, or nothing.

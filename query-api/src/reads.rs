@@ -20,8 +20,10 @@ use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     flights::{Flights, Own},
+    live::Live,
     local::Local,
     never::NeverLiked,
+    trending::Trending,
 };
 
 /// A claim whose owner has not heard from the log for longer is old.
@@ -106,6 +108,8 @@ pub struct Reads {
     pub(crate) local: Local,
     flights: Flights,
     pub(crate) never: NeverLiked,
+    pub(crate) live: Arc<Live>,
+    pub(crate) trending: Trending,
     /// Reads of the records under way at once, so that a cold cache cannot sink them.
     turns: Semaphore,
 }
@@ -160,6 +164,8 @@ impl Reads {
             local: Local::default(),
             flights: Flights::default(),
             never: NeverLiked::default(),
+            live: Arc::default(),
+            trending: Trending::default(),
             turns: Semaphore::new(RECORD_READS_MAX),
             ports,
         }

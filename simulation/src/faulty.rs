@@ -9,8 +9,8 @@ use likewise_storage::{
     counters::{Answer, Ask, Changes, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
-        Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker,
-        Owner, Snapshot, Window,
+        Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
+        Owner, Snapshot,
     },
     requests::{Begin, Bucket, Intent, Policy, RequestKey, Taken},
 };
@@ -151,8 +151,8 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         through!(self, inner => inner.firsts(&from, limit))
     }
 
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
-        through!(self, inner => inner.busiest(window, limit))
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
+        through!(self, inner => inner.gains(slot, limit))
     }
 
     async fn scan(&self, rows: tokio::sync::mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

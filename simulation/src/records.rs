@@ -7,8 +7,8 @@ use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, U
 use likewise_storage::{
     RecordStore, StoreError,
     records::{
-        Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker,
-        Owner, Snapshot, Window, check_owner,
+        Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
+        Owner, Snapshot, check_owner,
     },
 };
 use parking_lot::Mutex;
@@ -198,26 +198,19 @@ impl RecordStore for SimRecords {
         Ok(tables.snapshot(firsts))
     }
 
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let tables = self.0.lock();
-        let mut sums: BTreeMap<Content, Busy> = BTreeMap::new();
-        for ((slot, content), gained) in &tables.buckets {
-            let age = window.last_slot - slot;
-            if (0..window.slots).contains(&age) {
-                let busy = sums.entry(*content).or_insert(Busy { content: *content, score: 0.0, gained: 0 });
-                busy.score += *gained as f64 * 0.5_f64.powf(age as f64 / window.half_life);
-                busy.gained += gained;
-            }
-        }
-        let mut busy: Vec<Busy> = sums.into_values().filter(|busy| busy.score > 0.0).collect();
-        busy.sort_by(|one, other| other.score.total_cmp(&one.score).then(one.content.cmp(&other.content)));
+        let of_slot = tables.buckets.iter().filter(|((of, _), likes)| *of == slot && **likes > 0);
+        let mut gains: Vec<Gain> =
+            of_slot.map(|((_, content), likes)| Gain { content: *content, likes: *likes }).collect();
+        gains.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         let mut of_type: BTreeMap<ContentType, usize> = BTreeMap::new();
-        busy.retain(|busy| {
-            let seen = of_type.entry(busy.content.content_type).or_default();
+        gains.retain(|gain| {
+            let seen = of_type.entry(gain.content.content_type).or_default();
             *seen += 1;
             *seen <= limit
         });
-        Ok(busy)
+        Ok(gains)
     }
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

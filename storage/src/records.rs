@@ -306,31 +306,13 @@ pub struct First {
     pub position: Position,
 }
 
-/// How busy a content is.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Busy {
+/// What a content gained in a ten-minute slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gain {
     /// Which content.
     pub content: Content,
-    /// Likes gained less those lost, each counted by half for every half-life that has passed since.
-    pub score: f64,
     /// Likes gained less those lost.
-    pub gained: i64,
-}
-
-/// Over which time contents are compared.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Window {
-    /// The last ten-minute slot, see [`Timestamp::ten_minute_slot`].
-    pub last_slot: i64,
-    /// How many slots, that one included.
-    pub slots: i64,
-    /// After how many slots a like counts half.
-    pub half_life: f64,
-}
-
-/// The busiest first.
-fn by_score(one: &Busy, other: &Busy) -> std::cmp::Ordering {
-    other.score.total_cmp(&one.score).then(one.content.cmp(&other.content))
+    pub likes: i64,
 }
 
 /// The record port. Everything of a partition changes only through [`commit`](RecordStore::commit) by the owner that
@@ -383,8 +365,9 @@ pub trait RecordStore: Send + Sync + 'static {
     /// Of each partition the contents whose first event is at or beyond an offset, by that, at most `limit` of each.
     async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError>;
 
-    /// Of each content type the `limit` contents with the highest score above 0, the busiest first. Takes its time.
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError>;
+    /// Of each content type the `limit` contents that gained most in a slot (see [`Timestamp::ten_minute_slot`]), those
+    /// that gained anything, most first. Takes its time.
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError>;
 
     /// Sends all rows in chunks, sorted by (type, content, user), as one snapshot shows them (one of each server, where
     /// there are several), and returns the checkpoints of that snapshot. Ends early when nobody takes them.

@@ -10,7 +10,7 @@ use crate::{
     log::Mark,
     records::{
         Advance, Batch, BucketDelta, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder, Fence,
-        First, Generation, LikeRecord, Liked, Liker, Owner, RecordStore, Window, Writes,
+        First, Gain, Generation, LikeRecord, Liked, Liker, Owner, RecordStore, Writes,
     },
 };
 
@@ -74,7 +74,7 @@ pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
     lists_are_newest_first_and_page_without_gaps(make().await).await;
     a_content_lists_its_likers_at_any_size(make().await).await;
     first_events_are_found_by_their_position(make().await).await;
-    the_busiest_are_those_that_gained_most_lately(make().await).await;
+    what_gained_most_in_a_slot_is_found(make().await).await;
     the_digest_is_of_sorted_rows(make().await).await;
 }
 
@@ -100,32 +100,29 @@ async fn first_events_are_found_by_their_position(store: Store) {
     assert!(store.firsts(&[], 1).await.expect("read").value.is_empty());
 }
 
-async fn the_busiest_are_those_that_gained_most_lately(store: Store) {
+async fn what_gained_most_in_a_slot_is_found(store: Store) {
     let one = store.acquire(partition(1), &owner(1)).await.expect("acquired");
     let video = Content { content_type: "video".parse().expect("a type"), ..post(1) };
     let bucket = |content, slot, gained, lost| BucketDelta { content, slot, gained, lost };
-    let buckets = [
-        // Long ago, lately, and now; two are lost again.
+    let batches = [
         vec![bucket(post(1), 10, 100, 0), bucket(post(17), 10, 1, 0)],
         vec![
-            bucket(post(1), 16, 8, 0),
+            bucket(post(1), 16, 4, 0),
             bucket(post(17), 16, 3, 1),
             bucket(post(33), 16, 5, 6),
             bucket(video, 16, 1, 0),
         ],
-        vec![bucket(post(17), 18, 5, 0), bucket(post(49), 18, 1, 0)],
+        vec![bucket(post(17), 16, 5, 0), bucket(post(49), 16, 1, 0)],
     ];
-    for (next, buckets) in (0..).zip(buckets) {
+    for (next, buckets) in (0..).zip(batches) {
         let writes = Writes { rows: vec![], counts: vec![], buckets };
         store.commit(batch(after(&one, next), next + 1, vec![], writes)).await.expect("committed");
     }
-    let window = Window { last_slot: 18, slots: 6, half_life: 2.0 };
-    let busiest = store.busiest(window, 2).await.expect("read");
-    let found: Vec<_> = busiest.iter().map(|busy| (busy.content, busy.score, busy.gained)).collect();
-    // 2 counted by half and 5; 8 counted by half; of each type two.
-    assert_eq!(found, [(post(17), 6.0, 7), (post(1), 4.0, 8), (video, 0.5, 1)]);
-    let later = store.busiest(Window { last_slot: 30, ..window }, 2).await.expect("read");
-    assert!(later.is_empty(), "{later:?}");
+    let gain = |content, likes| Gain { content, likes };
+    let found = store.gains(16, 2).await.expect("read");
+    assert_eq!(found, [gain(post(17), 7), gain(post(1), 4), gain(video, 1)], "two of each type");
+    assert_eq!(store.gains(10, 1).await, Ok(vec![gain(post(1), 100)]));
+    assert_eq!(store.gains(11, 1).await, Ok(vec![]));
 }
 
 async fn acquiring_raises_the_epoch_and_keeps_the_rest(store: Store) {

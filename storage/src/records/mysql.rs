@@ -32,8 +32,8 @@ use tokio::{
 
 use self::statements::Flavour;
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord,
-    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Window, check_owner,
+    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord,
+    Liked, Liker, Owner, RecordStore, Shards, Snapshot, check_owner,
 };
 use crate::{
     StoreError,
@@ -51,7 +51,7 @@ const WRITE_MAX: Duration = Duration::from_secs(6);
 /// How long a read may take.
 const READ_MAX: Duration = Duration::from_secs(2);
 /// How long the sums of buckets may take: they are read beside requests.
-const BUSIEST_MAX: Duration = Duration::from_secs(60);
+const GAINS_MAX: Duration = Duration::from_secs(60);
 /// Deadlocks and lock waits of one commit that are tried again.
 const RETRIES_MAX: u32 = 5;
 /// An unused connection is closed before the server does it.
@@ -470,12 +470,12 @@ impl RecordStore for MysqlRecords {
         .await
     }
 
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let mut connection = Held::new(&self.readers).await?;
-        let read = statements::busiest(&mut connection, window, limit);
-        let busiest = timeout(BUSIEST_MAX, read).await.map_err(|_| late())??;
+        let read = statements::gains(&mut connection, slot, limit);
+        let gains = timeout(GAINS_MAX, read).await.map_err(|_| late())??;
         connection.is_clean = true;
-        Ok(busiest)
+        Ok(gains)
     }
 
     async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {

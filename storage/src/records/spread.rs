@@ -9,8 +9,8 @@ use likewise_schema::{Content, ContentType, Pair, Partition, Position, SHARDS, U
 use tokio::sync::mpsc;
 
 use super::{
-    Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord, Liked, Liker, Owner,
-    RecordStore, SCAN_CHUNKS, Snapshot, Window, by_score,
+    Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
+    RecordStore, SCAN_CHUNKS, Snapshot,
 };
 use crate::StoreError;
 
@@ -204,12 +204,12 @@ impl RecordStore for SpreadRecords {
         Ok(Snapshot { value, checkpoints: sorted(checkpoints) })
     }
 
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
-        let mut all = try_join_all(self.stores.iter().map(|store| store.busiest(window, limit))).await?.concat();
-        all.sort_by(by_score);
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
+        let mut all = try_join_all(self.stores.iter().map(|store| store.gains(slot, limit))).await?.concat();
+        all.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         let mut of_type: HashMap<ContentType, usize> = HashMap::new();
-        all.retain(|busy| {
-            let seen = of_type.entry(busy.content.content_type).or_default();
+        all.retain(|gain| {
+            let seen = of_type.entry(gain.content.content_type).or_default();
             *seen += 1;
             *seen <= limit
         });

@@ -17,8 +17,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Busy, Checkpoint, CommitError, Committed, Count, Fence, First, Generation, LikeRecord,
-    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Window, Writes, digest,
+    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord,
+    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Writes, digest,
 };
 use crate::{
     StoreError,
@@ -571,27 +571,18 @@ impl RecordStore for SqliteRecords {
             .await
     }
 
-    async fn busiest(&self, window: Window, limit: usize) -> Result<Vec<Busy>, StoreError> {
+    async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         self.readers
             .read(move |snapshot| {
-                // What a like of each slot counts: not every build of SQLite can raise to a power.
-                let weight = |age: i64| 0.5_f64.powf(age as f64 / window.half_life);
-                let weights: Vec<String> =
-                    (0..window.slots).map(|age| format!("({}, {:e})", window.last_slot - age, weight(age))).collect();
-                let mut statement = snapshot.prepare(&format!(
-                    "WITH weights (slot, weight) AS (VALUES {})
-                     SELECT content_type, content_id, score, likes FROM (
-                         SELECT *, row_number() OVER (PARTITION BY content_type ORDER BY score DESC, content_id) AS place
-                         FROM (
-                             SELECT content_type, content_id, sum(gained - lost) AS likes,
-                                    sum((gained - lost) * weight) AS score
-                             FROM weights CROSS JOIN like_buckets USING (slot) GROUP BY content_type, content_id
-                         ) WHERE score > 0
-                     ) WHERE place <= ?1 ORDER BY score DESC, content_type, content_id",
-                    weights.join(", ")
-                ))?;
-                let busy = |row: &Row<'_>| Ok(Busy { content: read_content(row, 0)?, score: row.get(2)?, gained: row.get(3)? });
-                statement.query_map([limit as i64], busy)?.collect()
+                let mut statement = snapshot.prepare_cached(
+                    "SELECT content_type, content_id, likes FROM (
+                         SELECT content_type, content_id, gained - lost AS likes, row_number() OVER (
+                             PARTITION BY content_type ORDER BY gained - lost DESC, content_id) AS place
+                         FROM like_buckets WHERE slot = ?1 AND gained > lost
+                     ) WHERE place <= ?2 ORDER BY likes DESC, content_type, content_id",
+                )?;
+                let gain = |row: &Row<'_>| Ok(Gain { content: read_content(row, 0)?, likes: row.get(2)? });
+                statement.query_map(params![slot, limit as i64], gain)?.collect()
             })
             .await
     }

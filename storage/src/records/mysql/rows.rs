@@ -9,7 +9,7 @@ use sqlx::{Row, mysql::MySqlRow};
 use super::Failed;
 use crate::{
     log::Mark,
-    records::{Busy, Checkpoint, Count, First, Generation, LikeRecord, Liked, Liker, digest},
+    records::{Checkpoint, Count, First, Gain, Generation, LikeRecord, Liked, Liker, digest},
 };
 
 pub(super) const CHECKPOINT_COLUMNS: &str = "`partition`, epoch, next_offset, mark_key, mark_timestamp, log_identity, generation, \
@@ -91,9 +91,9 @@ pub(super) fn first(row: &MySqlRow, from: &[Position]) -> Result<First, Failed> 
     Ok(First { content: content(row, 0)?, position: Position { partition, offset: offset(row, 3)? } })
 }
 
-/// content_type, content_id, score, gained
-pub(super) fn busy(row: &MySqlRow) -> Result<Busy, Failed> {
-    Ok(Busy { content: content(row, 0)?, score: row.try_get(2)?, gained: row.try_get(3)? })
+/// content_type, content_id, likes
+pub(super) fn gain(row: &MySqlRow) -> Result<Gain, Failed> {
+    Ok(Gain { content: content(row, 0)?, likes: row.try_get(2)? })
 }
 
 /// user_id, liked_at

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, MySqlConnection, query, query_scalar};
 
 use super::{Failed, rows};
 use crate::records::{
-    Batch, BucketDelta, Busy, Checkpoint, Count, CountDelta, Fence, First, Generation, LikeRecord, Liked, Liker, Owner,
-    Shards, Window, digest,
+    Batch, BucketDelta, Checkpoint, Count, CountDelta, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
+    Shards, digest,
 };
 
 /// Rows of one statement, largest first: each size of each statement is prepared once.
@@ -455,35 +455,23 @@ pub(super) async fn firsts(
     found.iter().map(first).collect()
 }
 
-/// The busiest contents of each type, of the partitions that there are.
-pub(super) async fn busiest(
-    connection: &mut MySqlConnection,
-    window: Window,
-    limit: usize,
-) -> Result<Vec<Busy>, Failed> {
+/// What gained most in a slot, of each type, in the partitions that there are.
+pub(super) async fn gains(connection: &mut MySqlConnection, slot: i64, limit: usize) -> Result<Vec<Gain>, Failed> {
     let select = query(
-        "SELECT content_type, content_id, score, CAST(likes AS SIGNED) FROM (
-             SELECT t.*, ROW_NUMBER() OVER (PARTITION BY content_type ORDER BY score DESC, content_id) AS place FROM (
-                 SELECT c.content_type, c.content_id, SUM(c.gained - c.lost) AS likes,
-                        SUM((c.gained - c.lost) * POW(0.5, (? - b.slot) / ?)) AS score
+        "SELECT content_type, content_id, likes FROM (
+             SELECT t.*, ROW_NUMBER() OVER (PARTITION BY content_type ORDER BY likes DESC, content_id) AS place FROM (
+                 SELECT c.content_type, c.content_id, CAST(SUM(c.gained - c.lost) AS SIGNED) AS likes
                  FROM projection_checkpoints AS p
-                 STRAIGHT_JOIN like_bucket_chunks AS b ON b.`partition` = p.`partition` AND b.slot > ? AND b.slot <= ?
+                 STRAIGHT_JOIN like_bucket_chunks AS b ON b.`partition` = p.`partition` AND b.slot = ?
                  JOIN JSON_TABLE(CONCAT('[', b.changes, ']'), '$[*]' COLUMNS (
                      content_type VARCHAR(20) PATH '$[0]', content_id BIGINT PATH '$[1]',
                      gained BIGINT PATH '$[2]', lost BIGINT PATH '$[3]')) AS c
                  GROUP BY c.content_type, c.content_id
-             ) AS t WHERE score > 0
-         ) AS u WHERE place <= ? ORDER BY score DESC, content_type, content_id",
+             ) AS t WHERE likes > 0
+         ) AS u WHERE place <= ? ORDER BY likes DESC, content_type, content_id",
     );
-    let found = select
-        .bind(window.last_slot)
-        .bind(window.half_life)
-        .bind(window.last_slot - window.slots)
-        .bind(window.last_slot)
-        .bind(limit as u64)
-        .fetch_all(connection)
-        .await?;
-    found.iter().map(rows::busy).collect()
+    let found = select.bind(slot).bind(limit as u64).fetch_all(connection).await?;
+    found.iter().map(rows::gain).collect()
 }
 
 /// All rows of the shards, in order.

@@ -1,0 +1,230 @@
+//! Counts that somebody watches: who watches what, and what was last told.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use likewise_schema::{Content, Timestamp};
+use likewise_storage::{counters::Change, records::Claim};
+use metrics::gauge;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+/// Contents that one subscription has at most: it remembers a bit of each.
+pub(crate) const WATCHED_MAX: usize = 100;
+
+/// A count as it is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Told {
+    pub(crate) count: i64,
+    pub(crate) claim: Claim,
+    /// Set if it may be old: when the projection last heard from the log.
+    pub(crate) as_of: Option<Timestamp>,
+}
+
+/// All that is watched in this process.
+#[derive(Default)]
+pub(crate) struct Live {
+    topics: Mutex<HashMap<Content, Topic>>,
+    subscriptions: AtomicU64,
+}
+
+#[derive(Default)]
+struct Topic {
+    last: Option<Told>,
+    /// By number; with the content's place in the subscription.
+    watchers: HashMap<u64, (Arc<Changed>, u8)>,
+}
+
+/// Which of a subscription's contents changed since it last looked. Only that is remembered, so a slow reader loses what
+/// was in between, and never the last.
+#[derive(Default)]
+struct Changed {
+    places: [AtomicU64; 2],
+    any: Notify,
+}
+
+impl Changed {
+    fn mark(&self, place: u8) {
+        self.places[usize::from(place / 64)].fetch_or(1 << (place % 64), Ordering::AcqRel);
+        self.any.notify_one();
+    }
+
+    /// The places marked, which are marked no longer.
+    fn take(&self) -> u128 {
+        let [low, high] = [&self.places[0], &self.places[1]].map(|places| places.swap(0, Ordering::AcqRel));
+        u128::from(high) << 64 | u128::from(low)
+    }
+}
+
+/// The contents that one reader watches, until it is dropped.
+pub(crate) struct Subscription {
+    live: Arc<Live>,
+    number: u64,
+    contents: Vec<Content>,
+    changed: Arc<Changed>,
+}
+
+impl Live {
+    /// Watches contents, at most [`WATCHED_MAX`], each once.
+    pub(crate) fn watch(self: &Arc<Self>, contents: Vec<Content>) -> Subscription {
+        let changed = Arc::new(Changed::default());
+        let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
+        let mut topics = self.topics.lock();
+        for (place, content) in (0..).zip(&contents) {
+            topics.entry(*content).or_default().watchers.insert(number, (Arc::clone(&changed), place));
+        }
+        gauge!("likewise_watched_contents").set(topics.len() as f64);
+        Subscription { live: Arc::clone(self), number, contents, changed }
+    }
+
+    /// Everything that is watched.
+    pub(crate) fn contents(&self) -> Vec<Content> {
+        self.topics.lock().keys().copied().collect()
+    }
+
+    /// Tells a count to those who watch it, unless they know something that reflects more, or it is no news.
+    pub(crate) fn tell(&self, content: &Content, told: Told) {
+        if let Some(topic) = self.topics.lock().get_mut(content) {
+            topic.tell(told);
+        }
+    }
+
+    /// What was told last of a content may be old: nobody knows better.
+    pub(crate) fn doubt(&self, content: &Content) {
+        if let Some(topic) = self.topics.lock().get_mut(content)
+            && let Some(last) = topic.last
+        {
+            topic.tell(Told { as_of: Some(last.claim.heard_at), ..last });
+        }
+    }
+
+    /// What a publish changed.
+    pub(crate) fn changed(&self, change: &Change) {
+        let mut topics = self.topics.lock();
+        if topics.is_empty() {
+            return;
+        }
+        for (content, cached) in &change.counts {
+            if let Some(topic) = topics.get_mut(content) {
+                topic.tell(Told { count: cached.count, claim: change.claim, as_of: None });
+            }
+        }
+    }
+}
+
+impl Topic {
+    fn tell(&mut self, told: Told) {
+        let is_further = |last: Told| last.claim.next_offset <= told.claim.next_offset;
+        if !self.last.is_none_or(is_further) {
+            return;
+        }
+        let is_news = self.last.is_none_or(|last| (last.count, last.as_of) != (told.count, told.as_of));
+        self.last = Some(told);
+        if is_news {
+            self.watchers.values().for_each(|(changed, place)| changed.mark(*place));
+        }
+    }
+}
+
+impl Subscription {
+    /// What is watched.
+    pub(crate) fn contents(&self) -> &[Content] {
+        &self.contents
+    }
+
+    fn take(&self) -> Vec<(Content, Told)> {
+        let places = self.changed.take();
+        let topics = self.live.topics.lock();
+        let at = |place: usize| {
+            let content = *self.contents.get(place)?;
+            Some((content, topics.get(&content)?.last?))
+        };
+        (0..WATCHED_MAX).filter(|place| places >> place & 1 == 1).filter_map(at).collect()
+    }
+
+    /// Waits until something changed, and gives it as it is now.
+    pub(crate) async fn next(&self) -> Vec<(Content, Told)> {
+        loop {
+            let found = self.take();
+            if !found.is_empty() {
+                return found;
+            }
+            self.changed.any.notified().await;
+        }
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        let mut topics = self.live.topics.lock();
+        for content in &self.contents {
+            if let Some(topic) = topics.get_mut(content) {
+                topic.watchers.remove(&self.number);
+                if topic.watchers.is_empty() {
+                    topics.remove(content);
+                }
+            }
+        }
+        gauge!("likewise_watched_contents").set(topics.len() as f64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+    use likewise_schema::{ContentId, Offset, Partition};
+
+    use super::*;
+
+    fn post(id: i64) -> Content {
+        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
+    }
+
+    fn told(count: i64, next_offset: i64) -> Told {
+        let claim = Claim {
+            partition: Partition::default(),
+            next_offset: Offset::new(next_offset).expect("an offset"),
+            heard_at: Timestamp::saturating_from_millis(0),
+            next_event_at: None,
+            recovering: false,
+        };
+        Told { count, claim, as_of: None }
+    }
+
+    #[tokio::test]
+    async fn a_slow_reader_gets_the_last_value_and_none_in_between() {
+        let live = Arc::new(Live::default());
+        let slow = live.watch(vec![post(1), post(2)]);
+        let other = live.watch(vec![post(2)]);
+        for count in 1..=5 {
+            live.tell(&post(1), told(count, count));
+        }
+        live.tell(&post(1), told(4, 4));
+        assert_eq!(slow.next().await, [(post(1), told(5, 5))], "and nothing that reflects less");
+        assert!(slow.next().now_or_never().is_none() && other.next().now_or_never().is_none());
+        live.tell(&post(1), told(5, 6));
+        assert!(slow.next().now_or_never().is_none(), "the same count is no news");
+        live.tell(&post(2), told(1, 1));
+        assert_eq!(slow.next().now_or_never(), Some(vec![(post(2), told(1, 1))]));
+        assert_eq!(other.next().now_or_never(), Some(vec![(post(2), told(1, 1))]));
+        drop((slow, other));
+        assert!(live.topics.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn all_hundred_contents_are_told_apart() {
+        let live = Arc::new(Live::default());
+        let all: Vec<Content> = (1..=WATCHED_MAX as i64).map(post).collect();
+        let subscription = live.watch(all.clone());
+        for content in &all {
+            live.tell(content, told(1, 1));
+        }
+        let told: Vec<Content> = subscription.next().await.into_iter().map(|(content, _)| content).collect();
+        assert_eq!(told, all);
+    }
+}
