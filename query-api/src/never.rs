@@ -129,3 +129,26 @@ impl NeverLiked {
         is_more
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use likewise_schema::ContentId;
+    use likewise_storage::records::Generation;
+
+    use super::*;
+
+    fn post(id: i64) -> Content {
+        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
+    }
+
+    #[test]
+    fn a_full_filter_takes_few_contents_for_others() {
+        let mut filter = Filter::new(Scope { generation: Generation(1), partition: Partition::default() }, 10_000);
+        (1..=10_000).for_each(|id| filter.add(&post(id)));
+        assert!((1..=10_000).all(|id| filter.bloom.contains(&post(id))));
+        let taken = (1..=100_000).filter(|id| filter.bloom.contains(&post(1_000_000 + id))).count();
+        assert!((100..=1000).contains(&taken), "{taken} of 100,000 (500)");
+        assert!(filter.bloom.num_bits() < 16 * 10_000, "{} bits", filter.bloom.num_bits());
+        assert!((9900..=10_000).contains(&filter.contents), "{}", filter.contents);
+    }
+}

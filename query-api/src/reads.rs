@@ -364,6 +364,8 @@ impl Reads {
             });
         }
         wanted.retain(|wanted| !wanted.is_empty());
+        let let_through: usize = wanted.iter().map(|wanted| wanted.counts.len()).sum();
+        counter!("likewise_filter_let_through_total").increment(let_through as u64);
         wanted
     }
 
@@ -535,6 +537,7 @@ impl Reads {
             counter!("likewise_record_reads_refused_total").increment(1);
             return Err(ReadError);
         };
+        counter!("likewise_record_reads_total").increment(1);
         let each = |of: fn(&Wanted) -> &Vec<Content>| {
             wanted.iter().flat_map(move |wanted| of(wanted).iter().map(|content| (wanted.scope, *content)))
         };

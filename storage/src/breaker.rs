@@ -21,7 +21,7 @@ pub(crate) struct Limits {
 pub(crate) struct Breaker {
     limits: Limits,
     state: Mutex<State>,
-    /// 1 while open.
+    /// How many are open.
     open: Gauge,
 }
 
@@ -46,8 +46,8 @@ pub(crate) struct Attempt<'a> {
 impl Breaker {
     /// Closed. `dependency` names it in metrics.
     pub(crate) fn new(dependency: &'static str, limits: Limits) -> Self {
-        let open = gauge!("likewise_breaker_open", "dependency" => dependency);
-        open.set(0.0);
+        let open = gauge!("likewise_breakers_open", "dependency" => dependency);
+        open.increment(0.0);
         Self { limits, state: Mutex::default(), open }
     }
 
@@ -68,7 +68,7 @@ impl Breaker {
     fn succeeded(&self) {
         let mut state = self.state.lock();
         if state.next_probe.is_some() {
-            self.open.set(0.0);
+            self.open.decrement(1.0);
         }
         if state.failures > 0 {
             *state = State::default();
@@ -83,7 +83,7 @@ impl Breaker {
         let opens = state.failures >= self.limits.failures && now - since >= self.limits.lasting;
         if opens && state.next_probe.is_none() {
             state.next_probe = Some(now + self.limits.probe_every);
-            self.open.set(1.0);
+            self.open.increment(1.0);
         }
     }
 }

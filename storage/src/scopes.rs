@@ -15,6 +15,8 @@ use crate::{
 
 /// A checkpoint in doubt is read again at most so often.
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
+/// How long a request waits for a checkpoint that is read again.
+const LOOK_MAX: Duration = Duration::from_millis(50);
 
 /// The generations that a process knows.
 pub struct Scopes {
@@ -43,17 +45,32 @@ impl Scopes {
     }
 
     /// The partition's scope; none if it was never owned. A generation in doubt is used all the same while the records
-    /// are away: what stands under it says itself how old it is.
+    /// are away or slow: what stands under it says itself how old it is.
     pub async fn scope(&self, partition: Partition) -> Result<Option<Scope>, StoreError> {
-        let known = self.known.read().get(&partition).copied();
         let of = |known: Known| Scope { generation: known.generation, partition };
-        if let Some(known) = known.filter(|known| !known.is_in_doubt || known.read_at.elapsed() < READ_AGAIN_AFTER) {
-            return Ok(Some(of(known)));
+        let known = self.known.read().get(&partition).copied();
+        match known {
+            Some(known) if !known.is_in_doubt => Ok(Some(of(known))),
+            Some(_) => Ok(self.look_again(partition).await.map(of)),
+            None => Ok(self.read(partition).await?.map(of)),
         }
-        match (self.read(partition).await, known) {
-            (Ok(fresh), _) => Ok(fresh.map(of)),
-            (Err(_), Some(known)) => Ok(Some(of(known))),
-            (Err(error), None) => Err(error),
+    }
+
+    /// What is known of a partition, read again unless that was done a moment ago or takes long.
+    async fn look_again(&self, partition: Partition) -> Option<Known> {
+        let known = {
+            let mut all = self.known.write();
+            let known = all.get_mut(&partition)?;
+            if known.read_at.elapsed() < READ_AGAIN_AFTER {
+                return Some(*known);
+            }
+            // Whoever asks meanwhile gets what was read before.
+            known.read_at = Instant::now();
+            *known
+        };
+        match tokio::time::timeout(LOOK_MAX, self.read(partition)).await {
+            Ok(Ok(fresh)) => fresh,
+            Ok(Err(_)) | Err(_) => Some(known),
         }
     }
 
@@ -65,19 +82,9 @@ impl Scopes {
         Ok(Some(fresh))
     }
 
-    /// What the records reflect of a partition, read at most a moment ago; none if that is not known.
+    /// What the records reflect of a partition, read a moment ago where they answer; none if that is not known.
     pub async fn records_claim(&self, partition: Partition) -> Option<Claim> {
-        let known = {
-            let mut all = self.known.write();
-            let known = all.get_mut(&partition)?;
-            if known.read_at.elapsed() < READ_AGAIN_AFTER {
-                return Some(known.claim);
-            }
-            // Whoever asks meanwhile gets what was read before.
-            known.read_at = Instant::now();
-            *known
-        };
-        self.read(partition).await.map_or(Some(known.claim), |fresh| fresh.map(|fresh| fresh.claim))
+        self.look_again(partition).await.map(|known| known.claim)
     }
 
     /// Reads the generation again before long: progress was missing or stale.

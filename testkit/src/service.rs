@@ -188,6 +188,14 @@ impl Service {
         Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
     }
 
+    /// The sum of a metric's values, whatever their labels; those that hold `label` if it is not empty.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let text = self.get_admin("/metrics").text;
+        let is_named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
+        let values = text.lines().filter(is_named).filter(|line| line.contains(label));
+        values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// Waits until it is ready, and gives how long that took.
     pub fn wait_ready(&self) -> Duration {
         wait_until("the service to be ready", START_MAX, || {

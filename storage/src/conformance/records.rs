@@ -70,12 +70,33 @@ pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
     of_racing_commits_one_is_taken(make().await).await;
     the_fold_sees_prior_rows_and_its_writes_are_read_back(make().await).await;
     counts_are_summed(make().await).await;
+    ids_of_any_size_are_told_apart(make().await).await;
     a_new_generation_needs_the_fence_and_breaks_it(make().await).await;
     lists_are_newest_first_and_page_without_gaps(make().await).await;
     a_content_lists_its_likers_at_any_size(make().await).await;
     first_events_are_found_by_their_position(make().await).await;
     what_gained_most_in_a_slot_is_found(make().await).await;
     the_digest_is_of_sorted_rows(make().await).await;
+}
+
+async fn ids_of_any_size_are_told_apart(store: Store) {
+    let one = store.acquire(partition(1), &owner(1)).await.expect("acquired");
+    let ids = [1, i64::from(i32::MAX) - 14, i64::from(i32::MAX) + 2, 5_000_000_001, i64::MAX - 14];
+    let contents = ids.map(post);
+    assert!(contents.iter().all(|content| content.shard() == 1), "of one partition");
+    let rows = || contents.iter().flat_map(|content| ids.map(|id| Pair { content: *content, user: user(id) }));
+    let all: Vec<LikeRecord> = rows().map(|pair| row(pair, 3, true)).collect();
+    let counts: Vec<CountDelta> = (1..).zip(contents).map(|(gained, content)| delta(content, gained, 3)).collect();
+    commit(&store, one.fence(), 4, all.clone(), counts.clone()).await;
+    let pairs: Vec<Pair> = rows().collect();
+    assert_eq!(store.rows(&pairs).await.expect("read").value, all.into_iter().map(Some).collect::<Vec<_>>());
+    // Once more: each changes its own row and count.
+    let later: Vec<LikeRecord> = rows().map(|pair| row(pair, 5, false)).collect();
+    commit(&store, after(&one, 4), 6, later.clone(), counts).await;
+    assert_eq!(store.rows(&pairs).await.expect("read").value, later.into_iter().map(Some).collect::<Vec<_>>());
+    let found = store.counts(&contents).await.expect("read").value;
+    let counts: Vec<_> = found.into_iter().map(|count| count.expect("there").count).collect();
+    assert_eq!(counts, [2, 4, 6, 8, 10]);
 }
 
 async fn first_events_are_found_by_their_position(store: Store) {

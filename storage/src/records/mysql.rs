@@ -68,7 +68,7 @@ const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSAC
 const BREAKER: breaker::Limits =
     breaker::Limits { failures: 5, lasting: Duration::from_millis(500), probe_every: Duration::from_millis(250) };
 /// A read that is given up after so long counts as one that failed.
-const SLOW: Duration = Duration::from_millis(300);
+const SLOW: Duration = Duration::from_millis(50);
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
 
@@ -407,11 +407,7 @@ impl RecordStore for MysqlRecords {
     }
 
     async fn checkpoint(&self, partition: Partition) -> Result<Option<Checkpoint>, StoreError> {
-        let mut connection = Held::new(&self.readers).await?;
-        let read = statements::checkpoint(&mut connection, partition, false);
-        let checkpoint = timeout(READ_MAX, read).await.map_err(|_| late())??;
-        connection.is_clean = true;
-        Ok(checkpoint)
+        self.reading(async |connection| statements::checkpoint(connection, partition, false).await).await
     }
 
     async fn counts(&self, contents: &[Content]) -> Result<Snapshot<Vec<Option<Count>>>, StoreError> {

@@ -45,14 +45,16 @@ impl Flavour {
         let names: Vec<String> = (0..keys.len()).map(|index| format!("k{index}")).collect();
         let on: Vec<String> = keys.iter().zip(&names).map(|(key, name)| format!("t.{key} = k.{name}")).collect();
         let (names, on) = (names.join(", "), on.join(" AND "));
-        let key = vec!["CAST(? AS SIGNED)"; keys.len()].join(", ");
+        let key = |value: &str| vec![value; keys.len()].join(", ");
         match self {
             Self::Mysql => {
-                let values = vec![format!("ROW({key})"); count].join(", ");
+                let values = vec![format!("ROW({})", key("CAST(? AS SIGNED)")); count].join(", ");
                 format!("SELECT {columns} FROM (VALUES {values}) AS k ({names}) STRAIGHT_JOIN {table} AS t ON {on}")
             }
             Self::MariaDb => {
-                let values = vec![format!("({key})"); count].join(", ");
+                // It takes a bound value for an INT when it makes the table of the keys, and a greater one becomes the
+                // greatest INT; what comes from a bit operation is a BIGINT.
+                let values = vec![format!("({})", key("CAST(? AS SIGNED) | 0")); count].join(", ");
                 format!(
                     "WITH k ({names}) AS (VALUES {values}) SELECT {columns} FROM k STRAIGHT_JOIN {table} AS t ON {on}"
                 )
