@@ -46,16 +46,28 @@ async fn a_missing_count_is_read_once_however_many_want_it() {
     // The same path once, for a content of the same server: what a process finds out only once is known.
     assert_eq!(query.get("/v1/contents/post/17/likes").status, 200);
     let before = record_reads(&query);
-    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(20)));
-    let mut readers: Vec<TcpStream> =
-        (0..1000).map(|_| TcpStream::connect(&query.address).expect("it listens")).collect();
+    rig.mysql_proxy().set(Fault::AnswersLate(Duration::from_millis(10)));
     let request = b"GET /v1/contents/post/16/likes HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
-    readers.iter_mut().for_each(|reader| reader.write_all(request).expect("sent"));
-    for reader in &mut readers {
-        let mut answer = String::new();
-        reader.read_to_string(&mut answer).expect("answered");
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(r#""count":1,"#), "{answer}");
-    }
+    let read_at_once = |readers: usize| {
+        let connect = |_| TcpStream::connect(&query.address).expect("it listens");
+        let mut readers: Vec<TcpStream> = (0..readers).map(connect).collect();
+        readers.iter_mut().for_each(|reader| reader.write_all(request).expect("sent"));
+        let answered = |mut reader: TcpStream| {
+            let mut answer = String::new();
+            reader.read_to_string(&mut answer).expect("answered");
+            let is_right = answer.starts_with("HTTP/1.1 200") && answer.contains(r#""count":1,"#);
+            assert!(is_right || answer.starts_with("HTTP/1.1 503"), "{answer}");
+            is_right
+        };
+        readers.into_iter().map(answered).filter(|is_right| *is_right).count()
+    };
+    // On a slow machine some are answered too late; they ask again, as they were told.
+    let mut missing = 1000;
+    let answered = wait_until("everybody to be answered", Duration::from_secs(30), || {
+        missing -= read_at_once(missing);
+        missing == 0
+    });
+    println!("everybody was answered after {answered:?}");
     let reads = record_reads(&query) - before;
     println!("1,000 readers of a count that is missing: {reads} reads of the records (2)");
     assert!((1.0..=2.0).contains(&reads), "{reads}");
@@ -125,6 +137,11 @@ async fn a_stopped_cache_costs_little_time() {
         );
         started.elapsed()
     };
+    // What is told of a content may be a second old.
+    let is_told = |answer: &likewise_testkit::Answer| !answer.text.contains(r#""count":0"#);
+    wait_until("all likes to be told", Duration::from_secs(5), || {
+        (1..=4).all(|part| is_told(&query.get(&feed(&(100 * part - 99..=100 * part).collect::<Vec<_>>()))))
+    });
     let usual = (1..=100).map(read).max().unwrap_or_default();
     let is_open = || query.metric("likewise_breakers_open", "Redis") >= 1.0;
     rig.redis().signal("STOP");

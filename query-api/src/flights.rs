@@ -1,6 +1,6 @@
 //! Of many readers that miss the same count at once, one asks the records, and the others take what it brings.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use likewise_schema::Content;
 use likewise_storage::records::Claim;
@@ -14,8 +14,8 @@ type Brought = Option<(i64, Claim)>;
 pub(crate) struct Flights(Mutex<HashMap<Content, watch::Receiver<Brought>>>);
 
 /// The reads of this reader. Those that have brought nothing when it is dropped end without a value.
-pub(crate) struct Own<'a> {
-    flights: &'a Flights,
+pub(crate) struct Own {
+    flights: Arc<Flights>,
     under_way: HashMap<Content, watch::Sender<Brought>>,
 }
 
@@ -24,7 +24,7 @@ pub(crate) struct Other(watch::Receiver<Brought>);
 
 impl Flights {
     /// Begins a read of each content that nobody reads, and joins the others.
-    pub(crate) fn begin(&self, contents: &[Content]) -> (Own<'_>, Vec<(Content, Other)>) {
+    pub(crate) fn begin(self: &Arc<Self>, contents: &[Content]) -> (Own, Vec<(Content, Other)>) {
         let mut all = self.0.lock();
         let (mut under_way, mut others) = (HashMap::new(), Vec::new());
         for content in contents {
@@ -37,11 +37,11 @@ impl Flights {
                 }
             }
         }
-        (Own { flights: self, under_way }, others)
+        (Own { flights: Arc::clone(self), under_way }, others)
     }
 }
 
-impl Own<'_> {
+impl Own {
     /// Whether this reader is the one that reads a content.
     pub(crate) fn has(&self, content: &Content) -> bool {
         self.under_way.contains_key(content)
@@ -56,7 +56,7 @@ impl Own<'_> {
     }
 }
 
-impl Drop for Own<'_> {
+impl Drop for Own {
     fn drop(&mut self) {
         if !self.under_way.is_empty() {
             let mut all = self.flights.0.lock();
@@ -84,7 +84,7 @@ mod tests {
 
     #[tokio::test]
     async fn one_reads_and_the_others_take_what_it_brings() {
-        let flights = Flights::default();
+        let flights = Arc::new(Flights::default());
         let (mut own, none) = flights.begin(&[post(1), post(2)]);
         assert!(none.is_empty() && own.has(&post(1)));
         let (theirs, mut others) = flights.begin(&[post(1), post(2), post(3)]);

@@ -57,20 +57,16 @@ impl NeverLiked {
         filter.claim.filter(|_| !filter.bloom.contains(content))
     }
 
-    /// What a publish touched may be new.
+    /// What a publish touched may be new. A filter that reflects what was before it reflects it from now on, so that it is
+    /// as fresh as the cache for as long as no change is lost.
     pub(crate) fn changed(&self, change: &Change) {
-        let is_new = |filter: &Filter| {
-            filter.scope == change.scope && !change.counts.iter().all(|(content, _)| filter.bloom.contains(content))
-        };
-        let is_unnamed = change.counts.is_empty();
-        if !is_unnamed && !self.0.read().get(&change.scope.partition).is_some_and(is_new) {
-            return;
-        }
-        if let Some(filter) = self.0.write().get_mut(&change.scope.partition) {
+        if let Some(filter) =
+            self.0.write().get_mut(&change.scope.partition).filter(|filter| filter.scope == change.scope)
+        {
             change.counts.iter().for_each(|(content, _)| filter.add(content));
-            if is_unnamed {
-                // Until the records are read again.
-                filter.claim = None;
+            let follows = |claim: &Claim| (change.from..change.claim.next_offset).contains(&claim.next_offset);
+            if change.is_whole && !change.claim.recovering && filter.claim.as_ref().is_some_and(follows) {
+                filter.claim = Some(change.claim);
             }
         }
     }
@@ -120,7 +116,10 @@ impl NeverLiked {
                 Some(last) if !is_whole => last.position.offset.next(),
                 _ => checkpoint.next_offset,
             };
-            filter.claim = is_whole.then(|| checkpoint.claim());
+            let is_further = |claim: &Claim| claim.next_offset > checkpoint.next_offset;
+            if !is_whole || !filter.claim.as_ref().is_some_and(is_further) {
+                filter.claim = is_whole.then(|| checkpoint.claim());
+            }
             is_more |= !is_whole;
         }
         gauge!("likewise_filter_contents").set(filters.values().map(|filter| filter.contents as f64).sum::<f64>());
@@ -132,8 +131,8 @@ impl NeverLiked {
 
 #[cfg(test)]
 mod tests {
-    use likewise_schema::ContentId;
-    use likewise_storage::records::Generation;
+    use likewise_schema::{ContentId, Timestamp};
+    use likewise_storage::{counters::CachedCount, records::Generation};
 
     use super::*;
 
@@ -150,5 +149,39 @@ mod tests {
         assert!((100..=1000).contains(&taken), "{taken} of 100,000 (500)");
         assert!(filter.bloom.num_bits() < 16 * 10_000, "{} bits", filter.bloom.num_bits());
         assert!((9900..=10_000).contains(&filter.contents), "{}", filter.contents);
+    }
+
+    #[test]
+    fn changes_without_a_gap_keep_the_filter_up_to_date() {
+        let scope = Scope { generation: Generation(1), partition: Partition::default() };
+        let claim = |next: i64| Claim {
+            partition: scope.partition,
+            next_offset: Offset::new(next).expect("an offset"),
+            heard_at: Timestamp::saturating_from_millis(0),
+            next_event_at: None,
+            recovering: false,
+        };
+        let never = NeverLiked::default();
+        never.0.write().insert(scope.partition, Filter { claim: Some(claim(5)), ..Filter::new(scope, 100) });
+        let change = |from: i64, to: i64, id| Change {
+            scope,
+            from: claim(from).next_offset,
+            claim: claim(to),
+            counts: vec![(post(id), CachedCount { count: 1, version: to })],
+            is_whole: true,
+        };
+        let next = || never.claim(scope, &post(99)).expect("never liked").next_offset.get();
+        never.changed(&change(5, 7, 1));
+        assert_eq!((next(), never.claim(scope, &post(1))), (7, None));
+        never.changed(&change(8, 9, 2));
+        assert_eq!((next(), never.claim(scope, &post(2))), (7, None), "one was lost in between");
+        never.changed(&Change { is_whole: false, counts: vec![], ..change(7, 9, 7) });
+        never.changed(&Change { claim: Claim { recovering: true, ..claim(9) }, ..change(7, 9, 3) });
+        never.changed(&change(2, 6, 4));
+        assert_eq!(next(), 7);
+        never.changed(&change(6, 10, 5));
+        assert_eq!(next(), 10, "what overlaps is no gap");
+        never.changed(&Change { scope: Scope { generation: Generation(2), ..scope }, ..change(10, 12, 6) });
+        assert_eq!(next(), 10, "of other tables");
     }
 }

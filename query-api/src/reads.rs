@@ -106,7 +106,7 @@ pub struct Reads {
     pub(crate) ports: Ports,
     scopes: Scopes,
     pub(crate) local: Local,
-    flights: Flights,
+    flights: Arc<Flights>,
     pub(crate) never: NeverLiked,
     pub(crate) live: Arc<Live>,
     pub(crate) trending: Trending,
@@ -127,8 +127,8 @@ struct Wanted {
     counts: Vec<Content>,
     /// The viewer's.
     statuses: Vec<Content>,
-    /// The cache is whole, but lacks these, or what it has is not good enough.
-    is_missing: bool,
+    /// How far the cache reflects the partition; none if it did not say.
+    cached: Option<Claim>,
 }
 
 impl Wanted {
@@ -162,7 +162,7 @@ impl Reads {
         Self {
             scopes: Scopes::new(Arc::clone(&ports.records), ports.partitions),
             local: Local::default(),
-            flights: Flights::default(),
+            flights: Arc::default(),
             never: NeverLiked::default(),
             live: Arc::default(),
             trending: Trending::default(),
@@ -173,7 +173,7 @@ impl Reads {
 
     /// Counts of contents and the viewer's statuses, in the order asked for.
     pub async fn items(
-        &self,
+        self: &Arc<Self>,
         contents: &[Content],
         viewer: Option<UserId>,
         after: &After,
@@ -237,7 +237,7 @@ impl Reads {
 
     /// One look at all sources that are needed, the cheapest first.
     async fn look(
-        &self,
+        self: &Arc<Self>,
         asked: &BTreeMap<Partition, Vec<Content>>,
         viewer: Option<UserId>,
         after: &After,
@@ -250,7 +250,7 @@ impl Reads {
             if (!counts.is_empty() || !statuses.is_empty())
                 && let Some(scope) = self.scopes.scope(*partition).await?
             {
-                wanted.push(Wanted { scope, counts, statuses, is_missing: false });
+                wanted.push(Wanted { scope, counts, statuses, cached: None });
             }
         }
         if wanted.is_empty() {
@@ -312,7 +312,7 @@ impl Reads {
             if !is_good {
                 self.scopes.doubt(partition);
             }
-            wanted.is_missing = true;
+            wanted.cached = Some(claim);
             let is_best = is_good || !self.records_are_further(&claim, after).await;
             let mut answers = answer.counts.into_iter();
             wanted.counts.retain(|content| {
@@ -346,7 +346,7 @@ impl Reads {
     /// Nobody ever liked what the filter does not know; gives what it may know.
     fn take_never_liked(&self, mut wanted: Vec<Wanted>, after: &After, known: &mut Known) -> Vec<Wanted> {
         for wanted in &mut wanted {
-            let Wanted { scope, counts, statuses, .. } = wanted;
+            let Wanted { scope, counts, statuses, cached } = wanted;
             let is_never = |content: &Content| {
                 let claim = self.never.claim(*scope, content)?;
                 self.as_of(&claim, after).is_none().then_some(claim)
@@ -358,7 +358,10 @@ impl Reads {
                 claim.is_none()
             });
             statuses.retain(|content| {
-                let claim = is_never(content);
+                // Not older than the cache, which may have the viewer's own like: it would be shown undone.
+                let is_not_behind =
+                    |claim: &Claim| cached.is_some_and(|cached| cached.next_offset <= claim.next_offset);
+                let claim = is_never(content).filter(is_not_behind);
                 known.statuses.extend(claim.map(|claim| (*content, (false, claim))));
                 claim.is_none()
             });
@@ -371,7 +374,7 @@ impl Reads {
 
     /// Reads the records for what no cheaper source could answer: each count once for all who want it at the moment.
     async fn take_recorded(
-        &self,
+        self: &Arc<Self>,
         mut wanted: Vec<Wanted>,
         viewer: Option<UserId>,
         after: &After,
@@ -382,7 +385,7 @@ impl Reads {
         for _ in 0..2 {
             let counts: Vec<Content> = wanted.iter().flat_map(|wanted| wanted.counts.iter().copied()).collect();
             let (mut own, others) = self.flights.begin(&counts);
-            let is_left = |content: &Content, known: &mut Known, own: &mut Own<'_>| {
+            let is_left = |content: &Content, known: &mut Known, own: &mut Own| {
                 let landed = self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none());
                 if let Some((count, claim)) = landed {
                     known.counts.insert(*content, (count, claim));
@@ -395,9 +398,20 @@ impl Reads {
             }
             wanted.retain(|wanted| !wanted.is_empty());
             if !wanted.is_empty() {
-                read = read.and(self.read_and_fill(&wanted, viewer, after, known, &mut own).await);
+                // In a task of its own: whoever waits for it may give up, and then others still get what it brings.
+                let (reads, of_all, after_all) = (Arc::clone(self), std::mem::take(&mut wanted), after.clone());
+                let task = tokio::spawn(async move { reads.read_and_fill(of_all, viewer, &after_all, own).await });
+                match task.await.unwrap_or(Err(ReadError)) {
+                    Ok(seen) => {
+                        seen.counts
+                            .into_iter()
+                            .for_each(|(content, seen)| self.know(&mut known.counts, after, content, seen));
+                        let statuses = seen.statuses.into_iter();
+                        statuses.for_each(|(content, seen)| self.know(&mut known.statuses, after, content, seen));
+                    }
+                    Err(error) => read = read.and(Err(error)),
+                }
             }
-            drop(own);
             let mut late: BTreeMap<Partition, Vec<Content>> = BTreeMap::new();
             for (content, other) in others {
                 match other.brought().await {
@@ -414,7 +428,7 @@ impl Reads {
             wanted.clear();
             for (partition, counts) in late {
                 if let Some(scope) = self.scopes.scope(partition).await? {
-                    wanted.push(Wanted { scope, counts, statuses: Vec::new(), is_missing: false });
+                    wanted.push(Wanted { scope, counts, statuses: Vec::new(), cached: None });
                 }
             }
             if wanted.is_empty() {
@@ -428,28 +442,30 @@ impl Reads {
     /// Reads the records, and fills the cache where this reader may.
     async fn read_and_fill(
         &self,
-        wanted: &[Wanted],
+        wanted: Vec<Wanted>,
         viewer: Option<UserId>,
         after: &After,
-        known: &mut Known,
-        own: &mut Own<'_>,
-    ) -> Result<(), ReadError> {
-        let leases = self.lease(wanted, viewer).await;
-        let unleased = self.filled_by_another(wanted, &leases, after, known, own).await;
-        let wanted = unleased.as_deref().unwrap_or(wanted);
+        mut own: Own,
+    ) -> Result<Known, ReadError> {
+        let mut known = Known::default();
+        let leases = self.lease(&wanted, viewer).await;
+        let wanted = self.filled_by_another(wanted, &leases, after, &mut known, &mut own).await;
+        if wanted.is_empty() {
+            return Ok(known);
+        }
         if let Some(replica) = self.ports.replica.as_ref().filter(|_| leases.is_empty())
-            && let Ok(seen) = self.see(&**replica, wanted, viewer).await
+            && let Ok(seen) = self.see(&**replica, &wanted, viewer).await
             && seen.claims().all(|claim| after.is_reached_by(claim) && !self.is_old(claim))
         {
-            self.know_all(&seen, after, known, own);
-            return Ok(());
+            self.know_all(&seen, after, &mut known, &mut own);
+            return Ok(known);
         }
         let store = match &self.ports.replica {
             Some(replica) if planted::on(Bug::ReplicaFills) => replica,
             _ => &self.ports.records,
         };
-        let seen = self.see(&**store, wanted, viewer).await?;
-        self.know_all(&seen, after, known, own);
+        let seen = self.see(&**store, &wanted, viewer).await?;
+        self.know_all(&seen, after, &mut known, &mut own);
         let mut fills = Vec::new();
         for (scope, content, count, claim) in &seen.counts {
             self.local.keep(*scope, *content, count.count, *claim);
@@ -474,22 +490,22 @@ impl Reads {
         let done = outcomes.iter().filter(|outcome| **outcome == Ok(Outcome::Done)).count();
         counter!("likewise_fills_total").increment(done as u64);
         counter!("likewise_fills_refused_total").increment((outcomes.len() - done) as u64);
-        Ok(())
+        Ok(known)
     }
 
-    /// Waits a moment for the counts that another process is filling. Gives what is wanted then, if it is less.
+    /// Waits a moment for the counts that another process is filling. Gives what is still wanted then.
     async fn filled_by_another(
         &self,
-        wanted: &[Wanted],
+        wanted: Vec<Wanted>,
         leases: &BTreeMap<(Scope, LeaseKey), Lease>,
         after: &After,
         known: &mut Known,
-        own: &mut Own<'_>,
-    ) -> Option<Vec<Wanted>> {
+        own: &mut Own,
+    ) -> Vec<Wanted> {
         let is_leased = |scope, content: &Content| leases.contains_key(&(scope, LeaseKey::Count(*content)));
         let mut asks: Vec<Ask> = wanted
             .iter()
-            .filter(|wanted| wanted.is_missing)
+            .filter(|wanted| wanted.cached.is_some())
             .map(|wanted| {
                 let unleased = wanted.counts.iter().filter(|content| !is_leased(wanted.scope, content));
                 Ask { scope: wanted.scope, counts: unleased.copied().collect(), statuses: Vec::new() }
@@ -497,7 +513,7 @@ impl Reads {
             .filter(|ask| !ask.counts.is_empty())
             .collect();
         if asks.is_empty() {
-            return None;
+            return wanted;
         }
         let mut filled = BTreeSet::new();
         for _ in 0..FILL_LOOKS {
@@ -522,12 +538,11 @@ impl Reads {
                 break;
             }
         }
-        let left = |wanted: &Wanted| Wanted {
-            counts: wanted.counts.iter().filter(|content| !filled.contains(*content)).copied().collect(),
-            statuses: wanted.statuses.clone(),
-            ..*wanted
+        let left = |mut wanted: Wanted| {
+            wanted.counts.retain(|content| !filled.contains(content));
+            wanted
         };
-        Some(wanted.iter().map(left).filter(|wanted| !wanted.is_empty()).collect())
+        wanted.into_iter().map(left).filter(|wanted| !wanted.is_empty()).collect()
     }
 
     /// What a record store says of contents, and of the viewer's likes of them.
@@ -569,7 +584,7 @@ impl Reads {
         Ok(seen)
     }
 
-    fn know_all(&self, seen: &Seen, after: &After, known: &mut Known, own: &mut Own<'_>) {
+    fn know_all(&self, seen: &Seen, after: &After, known: &mut Known, own: &mut Own) {
         for (_, content, count, claim) in &seen.counts {
             self.know(&mut known.counts, after, *content, (count.count, *claim));
             own.bring(content, count.count, *claim);
@@ -590,7 +605,8 @@ impl Reads {
     /// Leases are taken before the records are read: what changes in between drops them.
     async fn lease(&self, wanted: &[Wanted], viewer: Option<UserId>) -> BTreeMap<(Scope, LeaseKey), Lease> {
         let mut keys = Vec::new();
-        for wanted in wanted {
+        // Where the cache does not even say how far it is, there is nothing to fill.
+        for wanted in wanted.iter().filter(|wanted| wanted.cached.is_some()) {
             let counts = wanted.counts.iter().map(|content| LeaseKey::Count(*content));
             let statuses = viewer.filter(|_| !wanted.statuses.is_empty()).map(LeaseKey::Statuses);
             keys.extend(counts.chain(statuses).map(|key| (wanted.scope, key)));

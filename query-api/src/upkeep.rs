@@ -39,7 +39,7 @@ impl Reads {
         }
     }
 
-    async fn look_at_what_is_watched(&self) {
+    async fn look_at_what_is_watched(self: &Arc<Self>) {
         loop {
             sleep(LOOK_EVERY).await;
             for contents in self.live.contents().chunks(READ_MAX) {
@@ -63,7 +63,7 @@ impl Reads {
     }
 
     /// Brings what is trending at the start into the cache, then keeps computing it.
-    async fn trend(&self) {
+    async fn trend(self: &Arc<Self>) {
         let (records, clock) = (self.spare(), &self.ports.clock);
         let _again_soon = self.trending.compute(records, clock).await;
         for contents in self.trending.busiest().chunks(READ_MAX) {

@@ -332,7 +332,7 @@ async fn reader(servers: Arc<Servers>, notes: Shared) {
     tokio::join!(Arc::clone(&reads).keep_up(), read_for_ever(&servers, &reads, &notes));
 }
 
-async fn read_for_ever(servers: &Servers, reads: &Reads, notes: &Shared) {
+async fn read_for_ever(servers: &Servers, reads: &Arc<Reads>, notes: &Shared) {
     let world = Arc::clone(&servers.world);
     loop {
         sleep(Duration::from_millis(world.below(1_500))).await;
@@ -435,7 +435,7 @@ async fn is_settled(servers: &Servers) -> Result<Result<(), String>, StoreError>
 /// I5: what the cache holds, and what is read through it, is what the log says.
 async fn cache_equals_model(servers: &Servers) -> Result<(), String> {
     let (process, _never_stopped) = Process::new(&servers.world);
-    let reads = servers.query_api(&process);
+    let reads = Arc::new(servers.query_api(&process));
     let contents: Vec<Content> = POSTS.iter().map(|id| post(*id)).collect();
     for viewer in (1..=USERS).map(user) {
         for round in ["cached", "filled"] {

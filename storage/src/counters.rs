@@ -94,11 +94,13 @@ pub struct News {
 }
 
 impl Publish {
-    /// What it changes, for those who want to know at once; none where it touches no count.
+    /// What it changes, for those who want to know at once; none where no event is behind it.
     fn change(&self, scope: Scope) -> Option<Change> {
         let claim = claim(scope.partition, self.to, self.news, self.recovering);
-        let named = if self.counts.len() > CHANGED_MAX { &[] } else { &*self.counts };
-        (!self.counts.is_empty()).then(|| Change { scope, claim, counts: named.to_vec() })
+        let is_whole = self.counts.len() <= CHANGED_MAX;
+        let counts = if is_whole { self.counts.clone() } else { Vec::new() };
+        let from = Offset::new(self.from.saturating_add(1)).unwrap_or_default();
+        (self.to > self.from).then_some(Change { scope, from, claim, counts, is_whole })
     }
 }
 
@@ -163,10 +165,14 @@ pub struct Publish {
 pub struct Change {
     /// Where.
     pub scope: Scope,
+    /// The first event behind it.
+    pub from: Offset,
     /// What the counts reflect.
     pub claim: Claim,
-    /// The counts touched, or none of them where they are more than [`CHANGED_MAX`].
+    /// The counts touched; none of them where they are more than [`CHANGED_MAX`].
     pub counts: Vec<(Content, CachedCount)>,
+    /// Whether all counts touched are named.
+    pub is_whole: bool,
 }
 
 /// How many counts a [`Change`] holds at most.

@@ -155,14 +155,14 @@ fn news_arguments(news: &News) -> [String; 3] {
     [news.log_end.to_string(), next, news.heard_at.millis().to_string()]
 }
 
-/// The scope and its claim, then a line for each count. Nothing where no event was applied.
+/// The scope, where it comes from and its claim, then a line for each count. Nothing where no event was applied.
 fn change_text(change: &Change) -> String {
-    let Change { scope, claim, counts } = change;
+    let Change { scope, from, claim, counts, is_whole } = change;
     let Some(offset) = claim.next_offset.previous() else { return String::new() };
-    let (position, heard_at) = (Position { partition: scope.partition, offset }, claim.heard_at.millis());
-    let next = claim.next_event_at.map_or_else(|| "-".into(), |at| at.millis().to_string());
-    let recovering = u8::from(claim.recovering);
-    let head = format!("{:08x} {position} {heard_at} {next} {recovering}", scope.generation.0);
+    let (generation, position) = (scope.generation.0, Position { partition: scope.partition, offset });
+    let (heard_at, next) = (claim.heard_at.millis(), claim.next_event_at.map_or(-1, Timestamp::millis));
+    let (recovering, is_whole) = (u8::from(claim.recovering), u8::from(*is_whole));
+    let head = format!("{generation:08x} {position} {from} {heard_at} {next} {recovering} {is_whole}");
     let line = |(content, cached): &(Content, CachedCount)| format!("\n{content} {} {}", cached.count, cached.version);
     counts.iter().map(line).fold(head, |text, line| text + &line)
 }
@@ -173,18 +173,20 @@ fn parse_change(text: &str) -> Option<Change> {
     let mut parts = lines.next()?.split(' ');
     let generation = Generation(u32::from_str_radix(parts.next()?, 16).ok()?);
     let Position { partition, offset } = parts.next()?.parse().ok()?;
-    let next_offset = offset.next();
-    let mut at = || Some(parts.next()?.parse().ok().map(Timestamp::saturating_from_millis));
-    let (heard_at, next_event_at) = (at()??, at()?);
-    let recovering = parts.next()? != "0";
+    let mut number = || parts.next()?.parse::<i64>().ok();
+    let from = Offset::new(number()?).ok()?;
+    let heard_at = Timestamp::saturating_from_millis(number()?);
+    let next_event_at = number().map(|at| (at >= 0).then(|| Timestamp::saturating_from_millis(at)))?;
+    let (recovering, is_whole) = (number()? != 0, number()? != 0);
     let count = |line: &str| {
         let mut parts = line.split(' ');
         let content = parts.next()?.parse().ok()?;
         let (count, version) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
         Some((content, CachedCount { count, version }))
     };
-    let claim = Claim { partition, next_offset, heard_at, next_event_at, recovering };
-    Some(Change { scope: Scope { generation, partition }, claim, counts: lines.map(count).collect::<Option<_>>()? })
+    let claim = Claim { partition, next_offset: offset.next(), heard_at, next_event_at, recovering };
+    let counts = lines.map(count).collect::<Option<_>>()?;
+    Some(Change { scope: Scope { generation, partition }, from, claim, counts, is_whole })
 }
 
 const PROGRESS_FIELDS: [&str; 7] =
