@@ -23,7 +23,7 @@ use tokio::{
 use uuid::Uuid;
 
 /// Contents that likes are spread over.
-const CONTENTS: u64 = 100_000;
+pub(crate) const CONTENTS: u64 = 100_000;
 
 /// Contents that are read.
 const CONTENTS_READ: u64 = 1000;
@@ -112,6 +112,8 @@ pub(crate) enum Requests {
         /// The share of counts that are of `post:1`, from 0 to 1.
         on_one_post: f64,
     },
+    /// Paths that are read by turns.
+    Paths(&'static [String]),
 }
 
 impl Requests {
@@ -123,6 +125,7 @@ impl Requests {
                 connection.post("/v1/likes", &like(first + index, on_one_post), prefer).await
             }
             Self::Reads { on_one_post } => connection.status(&read(index, on_one_post)).await,
+            Self::Paths(paths) => connection.status(&paths[index as usize % paths.len()]).await,
         }
     }
 
@@ -135,7 +138,7 @@ impl Requests {
     fn done(&self) -> u16 {
         match self {
             Self::Likes { .. } => 202,
-            Self::Reads { .. } => 200,
+            Self::Reads { .. } | Self::Paths(_) => 200,
         }
     }
 }

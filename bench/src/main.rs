@@ -15,6 +15,7 @@ mod load;
 mod peers;
 mod process;
 mod projection;
+mod query;
 mod system;
 
 use std::path::PathBuf;
@@ -48,6 +49,14 @@ enum Command {
         #[command(flatten)]
         options: system::Options,
     },
+    /// Reads of the query API beside a bare handler, webdis and MySQL: counts, feeds, lists, streams.
+    Query {
+        /// The release binary of likewise.
+        #[arg(long)]
+        likewise: PathBuf,
+        #[command(flatten)]
+        options: query::Options,
+    },
     /// Sends likes of new pairs to a service that runs, and prints what came of it.
     Load(load::Options),
     /// A server that another benchmark is compared with.
@@ -76,6 +85,7 @@ fn main() -> std::io::Result<()> {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),
+        Command::Query { likewise, options } => runtime.block_on(query::run(&likewise, &options)),
         Command::Load(options) => runtime.block_on(load::print(&options)),
         Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
     }

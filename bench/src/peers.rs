@@ -32,6 +32,8 @@ pub(crate) enum Kind {
     TransactionPerLike,
     /// The product's command API on its log, without projection.
     AcceptOnly,
+    /// The framework alone: answers a read with a constant.
+    BareRead,
 }
 
 /// Starts a peer as a process of its own, with a folder in `dir`.
@@ -40,6 +42,7 @@ pub(crate) fn start(kind: Kind, dir: &Path) -> Result<Process> {
         Kind::Bare => "bare",
         Kind::TransactionPerLike => "transaction-per-like",
         Kind::AcceptOnly => "accept-only",
+        Kind::BareRead => "bare-read",
     };
     let dir = dir.join(format!("{name}-{:x}", uuid::Uuid::now_v7().as_u128()));
     std::fs::create_dir(&dir)?;
@@ -62,6 +65,10 @@ pub(crate) async fn serve(kind: Kind, data_dir: &Path) -> Result<()> {
     match kind {
         Kind::Bare => {
             let app = || App::new().route("/v1/likes", web::post().to(bare));
+            HttpServer::new(app).workers(2).listen(listener)?.run().await
+        }
+        Kind::BareRead => {
+            let app = || App::new().route("/v1/contents/{contentType}/{contentId}/likes", web::get().to(constant));
             HttpServer::new(app).workers(2).listen(listener)?.run().await
         }
         Kind::TransactionPerLike => {
@@ -93,6 +100,11 @@ pub(crate) async fn serve(kind: Kind, data_dir: &Path) -> Result<()> {
 
 async fn bare(like: web::Json<Like>) -> HttpResponse {
     HttpResponse::Accepted().json(like.into_inner())
+}
+
+async fn constant() -> HttpResponse {
+    let body = r#"{"contentType":"post","contentId":"1","count":1,"liked":null,"position":"AQABAAAAAAAAAAA"}"#;
+    HttpResponse::Ok().content_type("application/json").body(body)
 }
 
 fn open(path: &Path) -> rusqlite::Result<rusqlite::Connection> {

@@ -54,16 +54,17 @@ const CONNECTIONS: usize = 256;
 const ON_ONE_POST: f64 = 1.0 / 3.0;
 
 /// Everything that runs, and what it used of the processors.
-struct System {
+pub(crate) struct System {
     kafka: Server,
-    mysql: Server,
-    redis: Server,
+    pub(crate) mysql: Server,
+    pub(crate) redis: Server,
     /// Command API, projector and query API, or one process that is all three.
     roles: Vec<(&'static str, Service)>,
 }
 
 impl System {
-    fn start(likewise: &Path, dir: &Path, together: bool) -> Result<Self> {
+    /// Starts everything in a folder, from a thread that may block.
+    pub(crate) fn start(likewise: &Path, dir: &Path, together: bool) -> Result<Self> {
         // As a broker comes, with the compiler that takes its time and pays for it.
         let kafka = servers::start_kafka_with(&["-Xmx1g"], &[]);
         // As a server comes: a commit is on disk before it is answered.
@@ -95,7 +96,7 @@ impl System {
     }
 
     /// The process that has a role.
-    fn role(&self, name: &str) -> &Service {
+    pub(crate) fn role(&self, name: &str) -> &Service {
         let (_, service) = self.roles.iter().find(|(role, _)| *role == name).unwrap_or(&self.roles[0]);
         service
     }

@@ -15,7 +15,7 @@ use likewise_storage::{
     planted::{self, Bug},
     records::{Checkpoint, Claim},
 };
-use metrics::counter;
+use metrics::{Counter, counter};
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
@@ -112,6 +112,36 @@ pub struct Reads {
     pub(crate) trending: Trending,
     /// Reads of the records under way at once, so that a cold cache cannot sink them.
     turns: Semaphore,
+    meters: Meters,
+}
+
+/// What reads came to.
+struct Meters {
+    local_hits: Counter,
+    never_liked: Counter,
+    misses: Counter,
+    let_through: Counter,
+    record_reads: Counter,
+    record_reads_refused: Counter,
+    fills: Counter,
+    fills_refused: Counter,
+    stale: Counter,
+}
+
+impl Default for Meters {
+    fn default() -> Self {
+        Self {
+            local_hits: counter!("likewise_local_hits_total"),
+            never_liked: counter!("likewise_never_liked_total"),
+            misses: counter!("likewise_cache_misses_total"),
+            let_through: counter!("likewise_filter_let_through_total"),
+            record_reads: counter!("likewise_record_reads_total"),
+            record_reads_refused: counter!("likewise_record_reads_refused_total"),
+            fills: counter!("likewise_fills_total"),
+            fills_refused: counter!("likewise_fills_refused_total"),
+            stale: counter!("likewise_stale_answers_total"),
+        }
+    }
 }
 
 /// What is known so far of what was asked for, each value with its claim.
@@ -167,6 +197,7 @@ impl Reads {
             live: Arc::default(),
             trending: Trending::default(),
             turns: Semaphore::new(RECORD_READS_MAX),
+            meters: Meters::default(),
             ports,
         }
     }
@@ -178,24 +209,19 @@ impl Reads {
         viewer: Option<UserId>,
         after: &After,
     ) -> Result<Vec<Item>, ReadError> {
-        let mut asked: BTreeMap<Partition, Vec<Content>> = BTreeMap::new();
-        for content in contents {
-            let of_partition = asked.entry(self.ports.partitions.partition_of(content)).or_default();
-            if !of_partition.contains(content) {
-                of_partition.push(*content);
-            }
-        }
-        let deadline = Instant::now() + after.wait;
-        let known = loop {
-            let known = self.look(&asked, viewer, after).await?;
-            let claims = known.counts.values().map(|(_, claim)| claim);
-            let mut claims = claims.chain(known.statuses.values().map(|(_, claim)| claim));
-            let missing = claims.find(|claim| !after.is_reached_by(claim)).map(|claim| claim.partition);
-            let Some(partition) = missing.filter(|_| Instant::now() < deadline) else { break known };
-            self.wait(partition, after, deadline).await;
+        let at_once: Vec<Option<(i64, Claim)>> =
+            contents.iter().map(|content| self.count_at_once(content, after)).collect();
+        let wanted = || contents.iter().zip(&at_once).filter(|(_, count)| count.is_none()).map(|(content, _)| content);
+        self.meters.local_hits.increment((contents.len() - wanted().count()) as u64);
+        let known = if viewer.is_none() && wanted().next().is_none() {
+            Known::default()
+        } else {
+            let counts = self.by_partition(wanted());
+            let statuses = if viewer.is_some() { self.by_partition(contents.iter()) } else { BTreeMap::new() };
+            self.find(&counts, &statuses, viewer, after).await?
         };
-        let item = |content: &Content| {
-            let (count, mut claim) = *known.counts.get(content).ok_or(ReadError)?;
+        let item = |(content, at_once): (&Content, Option<(i64, Claim)>)| {
+            let (count, mut claim) = at_once.or_else(|| known.counts.get(content).copied()).ok_or(ReadError)?;
             let mut liked = None;
             if viewer.is_some() {
                 let (status, of_status) = *known.statuses.get(content).ok_or(ReadError)?;
@@ -204,11 +230,49 @@ impl Reads {
             }
             let as_of = self.as_of(&claim, after);
             if as_of.is_some() {
-                counter!("likewise_stale_answers_total").increment(1);
+                self.meters.stale.increment(1);
             }
             Ok(Item { content: *content, count, liked, claim, as_of })
         };
-        contents.iter().map(item).collect()
+        contents.iter().zip(at_once.iter().copied()).map(item).collect()
+    }
+
+    /// What this process read a moment ago, or knows that nobody liked.
+    fn count_at_once(&self, content: &Content, after: &After) -> Option<(i64, Claim)> {
+        let is_good = |(_, claim): &(i64, Claim)| self.as_of(claim, after).is_none();
+        self.local.get(content).filter(is_good).or_else(|| {
+            let scope = self.scopes.known(self.ports.partitions.partition_of(content))?;
+            let never_liked = self.never.claim(scope, content).map(|claim| (0, claim)).filter(is_good)?;
+            self.meters.never_liked.increment(1);
+            Some(never_liked)
+        })
+    }
+
+    fn by_partition<'a>(&self, contents: impl Iterator<Item = &'a Content>) -> BTreeMap<Partition, BTreeSet<Content>> {
+        let mut by_partition: BTreeMap<Partition, BTreeSet<Content>> = BTreeMap::new();
+        for content in contents {
+            by_partition.entry(self.ports.partitions.partition_of(content)).or_default().insert(*content);
+        }
+        by_partition
+    }
+
+    /// Looks for counts and statuses until they reach what was asked for.
+    async fn find(
+        self: &Arc<Self>,
+        counts: &BTreeMap<Partition, BTreeSet<Content>>,
+        statuses: &BTreeMap<Partition, BTreeSet<Content>>,
+        viewer: Option<UserId>,
+        after: &After,
+    ) -> Result<Known, ReadError> {
+        let deadline = Instant::now() + after.wait;
+        loop {
+            let known = self.look(counts, statuses, viewer, after).await?;
+            let claims = known.counts.values().map(|(_, claim)| claim);
+            let mut claims = claims.chain(known.statuses.values().map(|(_, claim)| claim));
+            let missing = claims.find(|claim| !after.is_reached_by(claim)).map(|claim| claim.partition);
+            let Some(partition) = missing.filter(|_| Instant::now() < deadline) else { return Ok(known) };
+            self.wait(partition, after, deadline).await;
+        }
     }
 
     /// When the claim is from, if it is too old or does not reach what was asked for.
@@ -235,26 +299,24 @@ impl Reads {
         }
     }
 
-    /// One look at all sources that are needed, the cheapest first.
+    /// One look at the stores that are needed, the cheapest first.
     async fn look(
         self: &Arc<Self>,
-        asked: &BTreeMap<Partition, Vec<Content>>,
+        counts: &BTreeMap<Partition, BTreeSet<Content>>,
+        statuses: &BTreeMap<Partition, BTreeSet<Content>>,
         viewer: Option<UserId>,
         after: &After,
     ) -> Result<Known, ReadError> {
         let mut known = Known::default();
-        let mut wanted = Vec::with_capacity(asked.len());
-        for (partition, contents) in asked {
-            let counts = self.take_local(contents, after, &mut known);
-            let statuses = if viewer.is_some() { contents.clone() } else { Vec::new() };
-            if (!counts.is_empty() || !statuses.is_empty())
-                && let Some(scope) = self.scopes.scope(*partition).await?
-            {
-                wanted.push(Wanted { scope, counts, statuses, cached: None });
+        let partitions: BTreeSet<Partition> = counts.keys().chain(statuses.keys()).copied().collect();
+        let mut wanted = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            if let Some(scope) = self.scopes.scope(partition).await? {
+                let of = |all: &BTreeMap<Partition, BTreeSet<Content>>| {
+                    all.get(&partition).map_or(Vec::new(), |contents| contents.iter().copied().collect())
+                };
+                wanted.push(Wanted { scope, counts: of(counts), statuses: of(statuses), cached: None });
             }
-        }
-        if wanted.is_empty() {
-            return Ok(known);
         }
         let wanted = self.take_cached(wanted, viewer, after, &mut known).await;
         let wanted = self.take_never_liked(wanted, after, &mut known);
@@ -262,27 +324,13 @@ impl Reads {
             && let Err(error) = self.take_recorded(wanted, viewer, after, &mut known).await
         {
             // What is known is an answer all the same, if it is one to everything.
-            let mut contents = asked.values().flatten();
-            let is_known = |content| known.counts.contains_key(content);
-            let is_seen = |content| viewer.is_none() || known.statuses.contains_key(content);
-            if !contents.all(|content| is_known(content) && is_seen(content)) {
+            let is_whole = counts.values().flatten().all(|content| known.counts.contains_key(content))
+                && statuses.values().flatten().all(|content| known.statuses.contains_key(content));
+            if !is_whole {
                 return Err(error);
             }
         }
         Ok(known)
-    }
-
-    /// Takes what this process read a moment ago; gives the contents whose counts are still wanted.
-    fn take_local(&self, contents: &[Content], after: &After, known: &mut Known) -> Vec<Content> {
-        let mut rest = Vec::new();
-        for content in contents {
-            match self.local.get(content).filter(|(_, claim)| self.as_of(claim, after).is_none()) {
-                Some(count) => drop(known.counts.insert(*content, count)),
-                None => rest.push(*content),
-            }
-        }
-        counter!("likewise_local_hits_total").increment((contents.len() - rest.len()) as u64);
-        rest
     }
 
     /// Takes from the cache, in one round trip, what is there. Gives what is not, and what is there with a claim that is
@@ -330,7 +378,7 @@ impl Reads {
         }
         wanted.retain(|wanted| !wanted.is_empty());
         let missed: usize = wanted.iter().map(|wanted| wanted.counts.len() + wanted.statuses.len()).sum();
-        counter!("likewise_cache_misses_total").increment(missed as u64);
+        self.meters.misses.increment(missed as u64);
         wanted
     }
 
@@ -345,8 +393,7 @@ impl Reads {
 
     /// Nobody ever liked what the filter does not know; gives what it may know.
     fn take_never_liked(&self, mut wanted: Vec<Wanted>, after: &After, known: &mut Known) -> Vec<Wanted> {
-        for wanted in &mut wanted {
-            let Wanted { scope, counts, statuses, cached } = wanted;
+        for Wanted { scope, counts, statuses, cached } in &mut wanted {
             let is_never = |content: &Content| {
                 let claim = self.never.claim(*scope, content)?;
                 self.as_of(&claim, after).is_none().then_some(claim)
@@ -354,7 +401,6 @@ impl Reads {
             counts.retain(|content| {
                 let claim = is_never(content);
                 known.counts.extend(claim.map(|claim| (*content, (0, claim))));
-                counter!("likewise_never_liked_total").increment(u64::from(claim.is_some()));
                 claim.is_none()
             });
             statuses.retain(|content| {
@@ -365,10 +411,9 @@ impl Reads {
                 known.statuses.extend(claim.map(|claim| (*content, (false, claim))));
                 claim.is_none()
             });
+            self.meters.let_through.increment(counts.len() as u64);
         }
         wanted.retain(|wanted| !wanted.is_empty());
-        let let_through: usize = wanted.iter().map(|wanted| wanted.counts.len()).sum();
-        counter!("likewise_filter_let_through_total").increment(let_through as u64);
         wanted
     }
 
@@ -488,8 +533,8 @@ impl Reads {
         let fill = |(scope, lease, fill)| self.ports.counters.fill(scope, lease, fill);
         let outcomes = join_all(fills.into_iter().map(fill)).await;
         let done = outcomes.iter().filter(|outcome| **outcome == Ok(Outcome::Done)).count();
-        counter!("likewise_fills_total").increment(done as u64);
-        counter!("likewise_fills_refused_total").increment((outcomes.len() - done) as u64);
+        self.meters.fills.increment(done as u64);
+        self.meters.fills_refused.increment((outcomes.len() - done) as u64);
         Ok(known)
     }
 
@@ -549,10 +594,10 @@ impl Reads {
     async fn see(&self, store: &dyn RecordStore, wanted: &[Wanted], viewer: Option<UserId>) -> Result<Seen, ReadError> {
         let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
-            counter!("likewise_record_reads_refused_total").increment(1);
+            self.meters.record_reads_refused.increment(1);
             return Err(ReadError);
         };
-        counter!("likewise_record_reads_total").increment(1);
+        self.meters.record_reads.increment(1);
         let each = |of: fn(&Wanted) -> &Vec<Content>| {
             wanted.iter().flat_map(move |wanted| of(wanted).iter().map(|content| (wanted.scope, *content)))
         };

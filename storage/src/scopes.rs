@@ -56,6 +56,12 @@ impl Scopes {
         }
     }
 
+    /// The partition's scope, if it is known and not in doubt.
+    pub fn known(&self, partition: Partition) -> Option<Scope> {
+        let known = self.known.read().get(&partition).copied().filter(|known| !known.is_in_doubt)?;
+        Some(Scope { generation: known.generation, partition })
+    }
+
     /// What is known of a partition, read again unless that was done a moment ago or takes long.
     async fn look_again(&self, partition: Partition) -> Option<Known> {
         let known = {
