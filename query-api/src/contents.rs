@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use actix_web::{
     HttpRequest, HttpResponse, HttpResponseBuilder,
-    http::header::{self, EntityTag, Header, IfNoneMatch},
+    http::header::{self, Header, IfNoneMatch},
     web,
 };
 use likewise_http::{Caller, Params, Problem};
@@ -68,17 +68,17 @@ fn begin(request: &HttpRequest, viewer: Option<UserId>, items: &[Item]) -> (Http
     }
     let mut hasher = DefaultHasher::new();
     items.iter().for_each(|item| (item.content, item.count).hash(&mut hasher));
-    let tag = EntityTag::new_weak(format!("{:016x}", hasher.finish()));
+    let tag = format!("{:016x}", hasher.finish());
     let has_it = |sent: IfNoneMatch| match sent {
         IfNoneMatch::Any => true,
-        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.weak_eq(&tag)),
+        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.tag() == tag),
     };
     let is_sent = request.headers().contains_key(header::IF_NONE_MATCH);
     let is_known = is_sent && IfNoneMatch::parse(request).is_ok_and(has_it);
     if is_known {
         response = HttpResponse::NotModified();
     }
-    response.insert_header(cache("public, max-age=1")).insert_header(header::ETag(tag));
+    response.insert_header(cache("public, max-age=1")).insert_header((header::ETAG, format!("W/\"{tag}\"")));
     (response, is_known)
 }
 

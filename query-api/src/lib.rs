@@ -19,9 +19,10 @@ mod stream;
 mod trending;
 mod upkeep;
 
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use actix_web::{http::Method, web};
+use futures::poll;
 use likewise_http::{Concurrency, Kind, Params, Problem, Routes};
 use likewise_schema::{Position, Timestamp};
 use tokio::sync::{Semaphore, watch};
@@ -119,7 +120,13 @@ fn after(params: &mut Params<'_>) -> After {
 /// Runs a read within its deadline.
 async fn within<T>(after: &After, read: impl Future<Output = Result<T, ReadError>>) -> Result<T, Problem> {
     let away = |what: &str| Problem::new(&Kind::UNAVAILABLE, what).with_retry_after(RETRY);
-    match tokio::time::timeout(QUERY_DEADLINE + after.wait, read).await {
+    let mut read = pin!(read);
+    // What is known at once needs no timer.
+    let outcome = match poll!(&mut read) {
+        Poll::Ready(outcome) => Ok(outcome),
+        Poll::Pending => tokio::time::timeout(QUERY_DEADLINE + after.wait, read).await,
+    };
+    match outcome {
         Ok(Ok(value)) => Ok(value),
         Ok(Err(ReadError)) => Err(away("The stores that know the answer are away.")),
         Err(_) => Err(away("The stores that know the answer did not give it in time.")),
