@@ -204,3 +204,30 @@ async fn a_stopped_record_server_leaves_what_is_hot() {
     println!("they came again {back:?} after it was back");
     drop(projector);
 }
+
+/// An entry of the cache is wrong, by whatever accident: it is found and mended.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_entry_of_the_cache_is_found_and_mended() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (api, query, projector) =
+        (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
+    like(&rig, &api, 1, 16..=20).await;
+    let path = "/v1/contents/post/16/likes";
+    let count = || query.get(path).json()["count"].as_i64();
+    wait_until("the count to be cached", Duration::from_secs(10), || count() == Some(1));
+    let mut redis = rig.redis_connection();
+    let keys: Vec<String> = redis::cmd("KEYS").arg("like:count:*:post:16").query(&mut redis).expect("keys");
+    assert_eq!(keys.len(), 1, "{keys:?}");
+    let () = redis::cmd("HSET").arg(&keys[0]).arg("count").arg(999).query(&mut redis).expect("set");
+    let mended = || {
+        count();
+        let there: i64 = redis::cmd("HGET").arg(&keys[0]).arg("count").query(&mut rig.redis_connection()).expect("get");
+        there == 1 && count() == Some(1)
+    };
+    let took = wait_until("the entry to be mended", Duration::from_secs(5) * PATIENCE, mended);
+    let (compared, wrong) =
+        (query.metric("likewise_reconciled_total", ""), query.metric("likewise_reconciled_wrong_total", ""));
+    println!("a wrong entry was mended after {took:?} (5 s); {wrong} of {compared} compared");
+    assert!(wrong >= 1.0 && compared >= wrong);
+    drop(projector);
+}

@@ -15,6 +15,7 @@ mod local;
 mod never;
 mod pages;
 mod reads;
+mod reconcile;
 mod stream;
 mod trending;
 mod upkeep;

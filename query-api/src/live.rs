@@ -26,6 +26,13 @@ pub(crate) struct Told {
     pub(crate) as_of: Option<Timestamp>,
 }
 
+impl Told {
+    /// Whether a client that knows `other` is to be told.
+    pub(crate) fn differs_from(&self, other: &Told) -> bool {
+        self.count != other.count || self.as_of.is_some() != other.as_of.is_some()
+    }
+}
+
 /// All that is watched in this process.
 #[derive(Default)]
 pub(crate) struct Live {
@@ -76,7 +83,12 @@ impl Live {
         let number = self.subscriptions.fetch_add(1, Ordering::Relaxed);
         let mut topics = self.topics.lock();
         for (place, content) in (0..).zip(&contents) {
-            topics.entry(*content).or_default().watchers.insert(number, (Arc::clone(&changed), place));
+            let topic = topics.entry(*content).or_default();
+            topic.watchers.insert(number, (Arc::clone(&changed), place));
+            if topic.last.is_some() {
+                // It may be further than what this reader is about to read.
+                changed.mark(place);
+            }
         }
         gauge!("likewise_watched_contents").set(topics.len() as f64);
         Subscription { live: Arc::clone(self), number, contents, changed }
@@ -103,15 +115,15 @@ impl Live {
         }
     }
 
-    /// What a publish changed.
-    pub(crate) fn changed(&self, change: &Change) {
+    /// What a publish changed; `as_of` is set if that may be old.
+    pub(crate) fn changed(&self, change: &Change, as_of: Option<Timestamp>) {
         let mut topics = self.topics.lock();
         if topics.is_empty() {
             return;
         }
         for (content, cached) in &change.counts {
             if let Some(topic) = topics.get_mut(content) {
-                topic.tell(Told { count: cached.count, claim: change.claim, as_of: None });
+                topic.tell(Told { count: cached.count, claim: change.claim, as_of });
             }
         }
     }
@@ -119,11 +131,14 @@ impl Live {
 
 impl Topic {
     fn tell(&mut self, told: Told) {
-        let is_further = |last: Told| last.claim.next_offset <= told.claim.next_offset;
-        if !self.last.is_none_or(is_further) {
-            return;
-        }
-        let is_news = self.last.is_none_or(|last| (last.count, last.as_of) != (told.count, told.as_of));
+        let told = match self.last {
+            // Nobody goes back; but that the sources did makes what was told doubtful.
+            Some(last) if last.claim.next_offset > told.claim.next_offset => {
+                Told { as_of: told.as_of.or(last.as_of), ..last }
+            }
+            _ => told,
+        };
+        let is_news = self.last.is_none_or(|last| told.differs_from(&last));
         self.last = Some(told);
         if is_news {
             self.watchers.values().for_each(|(changed, place)| changed.mark(*place));
@@ -214,6 +229,25 @@ mod tests {
         assert_eq!(other.next().now_or_never(), Some(vec![(post(2), told(1, 1))]));
         drop((slow, other));
         assert!(live.topics.lock().is_empty());
+    }
+
+    #[tokio::test]
+    async fn whoever_comes_later_gets_what_was_told_before_and_doubt_reaches_all() {
+        let live = Arc::new(Live::default());
+        let first = live.watch(vec![post(1)]);
+        live.tell(&post(1), told(5, 5));
+        let second = live.watch(vec![post(1)]);
+        assert_eq!(second.next().now_or_never(), Some(vec![(post(1), told(5, 5))]));
+        assert_eq!(first.next().now_or_never(), Some(vec![(post(1), told(5, 5))]));
+        // The sources went back, and say that they are not whole.
+        let old = Told { as_of: Some(Timestamp::saturating_from_millis(1)), ..told(3, 3) };
+        live.tell(&post(1), old);
+        let doubted = Told { as_of: old.as_of, ..told(5, 5) };
+        assert_eq!(first.next().now_or_never(), Some(vec![(post(1), doubted)]));
+        live.tell(&post(1), Told { as_of: Some(Timestamp::saturating_from_millis(9)), ..told(5, 5) });
+        assert!(first.next().now_or_never().is_none(), "as doubtful as before");
+        live.tell(&post(1), told(5, 6));
+        assert_eq!(first.next().now_or_never(), Some(vec![(post(1), told(5, 6))]));
     }
 
     #[tokio::test]

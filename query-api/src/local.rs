@@ -61,6 +61,12 @@ impl Local {
         is_fresh.then_some((kept.count, kept.claim))
     }
 
+    /// Some of the contents that were read lately.
+    pub(crate) fn sample(&self, most: usize) -> Vec<Content> {
+        let skipped = rand::random_range(0..=self.counts.entry_count().saturating_sub(most as u64)) as usize;
+        self.counts.iter().skip(skipped).take(most).map(|(content, _)| *content).collect()
+    }
+
     /// Keeps a count that was just read, unless one that reflects more is kept.
     pub(crate) fn keep(&self, scope: Scope, content: Content, count: i64, claim: Claim) {
         let known = self.counts.get(&content);

@@ -16,8 +16,8 @@ use parking_lot::RwLock;
 const CONTENTS: usize = 16_384;
 /// The share of contents that nobody liked for which a full filter knows no better.
 const FALSE_POSITIVES: f64 = 0.005;
-/// Contents that are read of each partition at once.
-const READ_MAX: usize = 10_000;
+/// Contents that are read at once, of all partitions.
+const READ_MAX: usize = 160_000;
 
 /// A filter for each partition, with the prefix that it reflects.
 #[derive(Default)]
@@ -81,11 +81,12 @@ impl NeverLiked {
             let filters = self.0.read();
             count.all().map(|partition| next(&filters, partition)).collect()
         };
-        let read = records.firsts(&from, READ_MAX).await?;
-        Ok(self.take(&from, &read))
+        let most = READ_MAX / usize::from(count.get());
+        let read = records.firsts(&from, most).await?;
+        Ok(self.take(&from, &read, most))
     }
 
-    fn take(&self, from: &[Position], read: &Snapshot<Vec<First>>) -> bool {
+    fn take(&self, from: &[Position], read: &Snapshot<Vec<First>>, most: usize) -> bool {
         let mut of_partition: HashMap<Partition, Vec<First>> = HashMap::new();
         for first in &read.value {
             of_partition.entry(first.position.partition).or_default().push(*first);
@@ -111,7 +112,7 @@ impl NeverLiked {
                 is_more = true;
                 continue;
             }
-            let is_whole = firsts.len() < READ_MAX;
+            let is_whole = firsts.len() < most;
             filter.next = match firsts.last() {
                 Some(last) if !is_whole => last.position.offset.next(),
                 _ => checkpoint.next_offset,

@@ -33,8 +33,12 @@ const EVENT_AGE_MAX_MILLIS: i64 = 5000;
 /// How long to wait before looking again for an event that is not there yet, where no hint comes.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// Reads of the records under way at once in one process, and how long one waits for its turn.
+/// Record servers: one for each shard at most.
+const HOMES_MAX: usize = 16;
+/// Reads under way at once on one record server in one process, and how long one waits for its turn.
 const RECORD_READS_MAX: usize = 16;
+/// How long a read of the records may take, whoever still waits for it.
+const RECORD_READ_MAX: Duration = Duration::from_secs(1);
 const TURN_WAIT: Duration = Duration::from_millis(200);
 /// How long a count that another process is filling is waited for, and how often it is looked for meanwhile.
 const FILL_WAIT: Duration = Duration::from_millis(50);
@@ -110,8 +114,8 @@ pub struct Reads {
     pub(crate) never: NeverLiked,
     pub(crate) live: Arc<Live>,
     pub(crate) trending: Trending,
-    /// Reads of the records under way at once, so that a cold cache cannot sink them.
-    turns: Semaphore,
+    /// Reads under way at once on each record server, so that a cold cache cannot sink it.
+    turns: [Semaphore; HOMES_MAX],
     meters: Meters,
 }
 
@@ -196,7 +200,7 @@ impl Reads {
             never: NeverLiked::default(),
             live: Arc::default(),
             trending: Trending::default(),
-            turns: Semaphore::new(RECORD_READS_MAX),
+            turns: std::array::from_fn(|_| Semaphore::new(RECORD_READS_MAX)),
             meters: Meters::default(),
             ports,
         }
@@ -222,13 +226,13 @@ impl Reads {
         };
         let item = |(content, at_once): (&Content, Option<(i64, Claim)>)| {
             let (count, mut claim) = at_once.or_else(|| known.counts.get(content).copied()).ok_or(ReadError)?;
-            let mut liked = None;
+            let (mut liked, mut as_of) = (None, self.as_of(&claim, after));
             if viewer.is_some() {
                 let (status, of_status) = *known.statuses.get(content).ok_or(ReadError)?;
                 liked = Some(status);
+                as_of = as_of.or(self.as_of(&of_status, after));
                 claim = older(claim, of_status);
             }
-            let as_of = self.as_of(&claim, after);
             if as_of.is_some() {
                 self.meters.stale.increment(1);
             }
@@ -241,11 +245,16 @@ impl Reads {
     fn count_at_once(&self, content: &Content, after: &After) -> Option<(i64, Claim)> {
         let is_good = |(_, claim): &(i64, Claim)| self.as_of(claim, after).is_none();
         self.local.get(content).filter(is_good).or_else(|| {
-            let scope = self.scopes.known(self.ports.partitions.partition_of(content))?;
+            let scope = self.scope_of(content)?;
             let never_liked = self.never.claim(scope, content).map(|claim| (0, claim)).filter(is_good)?;
             self.meters.never_liked.increment(1);
             Some(never_liked)
         })
+    }
+
+    /// Where a content's entries are, if that is known.
+    pub(crate) fn scope_of(&self, content: &Content) -> Option<Scope> {
+        self.scopes.known(self.ports.partitions.partition_of(content))
     }
 
     fn by_partition<'a>(&self, contents: impl Iterator<Item = &'a Content>) -> BTreeMap<Partition, BTreeSet<Content>> {
@@ -281,7 +290,7 @@ impl Reads {
         (!is_good).then_some(claim.heard_at)
     }
 
-    fn is_old(&self, claim: &Claim) -> bool {
+    pub(crate) fn is_old(&self, claim: &Claim) -> bool {
         let now = self.ports.clock.now().millis();
         let waited = claim.next_event_at.map_or(0, |at| now - at.millis());
         claim.recovering || now - claim.heard_at.millis() > HEARD_MAX_MILLIS || waited > EVENT_AGE_MAX_MILLIS
@@ -399,7 +408,10 @@ impl Reads {
                 self.as_of(&claim, after).is_none().then_some(claim)
             };
             counts.retain(|content| {
-                let claim = is_never(content);
+                let is_known = |claim: &Claim| {
+                    known.counts.get(content).is_some_and(|(_, known)| known.next_offset > claim.next_offset)
+                };
+                let claim = is_never(content).filter(|claim| !is_known(claim));
                 known.counts.extend(claim.map(|claim| (*content, (0, claim))));
                 claim.is_none()
             });
@@ -417,14 +429,38 @@ impl Reads {
         wanted
     }
 
-    /// Reads the records for what no cheaper source could answer: each count once for all who want it at the moment.
+    /// Reads the records for what no cheaper source could answer, each server by itself: one that is away takes nothing from
+    /// the others.
     async fn take_recorded(
         self: &Arc<Self>,
-        mut wanted: Vec<Wanted>,
+        wanted: Vec<Wanted>,
         viewer: Option<UserId>,
         after: &After,
         known: &mut Known,
     ) -> Result<(), ReadError> {
+        let mut by_home: BTreeMap<usize, Vec<Wanted>> = BTreeMap::new();
+        for wanted in wanted {
+            by_home.entry(self.ports.records.home(wanted.scope.partition) % HOMES_MAX).or_default().push(wanted);
+        }
+        let reads = by_home.into_values().map(|wanted| self.read_records(wanted, viewer, after));
+        let mut outcome = Ok(());
+        for (seen, read) in join_all(reads).await {
+            seen.counts.into_iter().for_each(|(content, seen)| self.know(&mut known.counts, after, content, seen));
+            seen.statuses.into_iter().for_each(|(content, seen)| self.know(&mut known.statuses, after, content, seen));
+            outcome = outcome.and(read);
+        }
+        outcome
+    }
+
+    /// Reads one server's records: each count once for all who want it at the moment. Gives what was found, and whether that
+    /// is all.
+    async fn read_records(
+        self: &Arc<Self>,
+        mut wanted: Vec<Wanted>,
+        viewer: Option<UserId>,
+        after: &After,
+    ) -> (Known, Result<(), ReadError>) {
+        let mut known = Known::default();
         let mut read = Ok(());
         // Again, where another reader failed whose result was waited for.
         for _ in 0..2 {
@@ -439,7 +475,7 @@ impl Reads {
                 landed.is_none()
             };
             for wanted in &mut wanted {
-                wanted.counts.retain(|content| own.has(content) && is_left(content, known, &mut own));
+                wanted.counts.retain(|content| own.has(content) && is_left(content, &mut known, &mut own));
             }
             wanted.retain(|wanted| !wanted.is_empty());
             if !wanted.is_empty() {
@@ -472,8 +508,9 @@ impl Reads {
             }
             wanted.clear();
             for (partition, counts) in late {
-                if let Some(scope) = self.scopes.scope(partition).await? {
-                    wanted.push(Wanted { scope, counts, statuses: Vec::new(), cached: None });
+                match self.scopes.scope(partition).await {
+                    Ok(Some(scope)) => wanted.push(Wanted { scope, counts, statuses: Vec::new(), cached: None }),
+                    Ok(None) | Err(_) => return (known, Err(ReadError)),
                 }
             }
             if wanted.is_empty() {
@@ -481,7 +518,8 @@ impl Reads {
             }
             read = Ok(());
         }
-        if wanted.is_empty() { read } else { Err(ReadError) }
+        let outcome = if wanted.is_empty() { read } else { Err(ReadError) };
+        (known, outcome)
     }
 
     /// Reads the records, and fills the cache where this reader may.
@@ -512,8 +550,7 @@ impl Reads {
         let seen = self.see(&**store, &wanted, viewer).await?;
         self.know_all(&seen, after, &mut known, &mut own);
         let mut fills = Vec::new();
-        for (scope, content, count, claim) in &seen.counts {
-            self.local.keep(*scope, *content, count.count, *claim);
+        for (scope, content, count, _) in &seen.counts {
             if let Some(lease) = leases.get(&(*scope, LeaseKey::Count(*content))) {
                 fills.push((*scope, *lease, Fill::Count(*content, *count, jittered(COUNT_LIFE))));
             }
@@ -592,7 +629,9 @@ impl Reads {
 
     /// What a record store says of contents, and of the viewer's likes of them.
     async fn see(&self, store: &dyn RecordStore, wanted: &[Wanted], viewer: Option<UserId>) -> Result<Seen, ReadError> {
-        let turn = tokio::time::timeout(TURN_WAIT, self.turns.acquire()).await;
+        let Some(first) = wanted.first() else { return Ok(Seen::default()) };
+        let turns = &self.turns[self.ports.records.home(first.scope.partition) % HOMES_MAX];
+        let turn = tokio::time::timeout(TURN_WAIT, turns.acquire()).await;
         let Ok(Ok(_turn)) = turn else {
             self.meters.record_reads_refused.increment(1);
             return Err(ReadError);
@@ -607,7 +646,8 @@ impl Reads {
         });
         let counts = async { if contents.is_empty() { Ok(None) } else { store.counts(&contents).await.map(Some) } };
         let rows = async { if pairs.is_empty() { Ok(None) } else { store.rows(&pairs).await.map(Some) } };
-        let (counts, rows) = try_join(counts, rows).await?;
+        let read = tokio::time::timeout(RECORD_READ_MAX, try_join(counts, rows)).await;
+        let (counts, rows) = read.map_err(|_| ReadError)??;
         let mut seen = Seen::default();
         if let Some(counts) = counts {
             for ((scope, content), count) in each(|wanted| &wanted.counts).zip(counts.value) {
@@ -630,8 +670,9 @@ impl Reads {
     }
 
     fn know_all(&self, seen: &Seen, after: &After, known: &mut Known, own: &mut Own) {
-        for (_, content, count, claim) in &seen.counts {
+        for (scope, content, count, claim) in &seen.counts {
             self.know(&mut known.counts, after, *content, (count.count, *claim));
+            self.local.keep(*scope, *content, count.count, *claim);
             own.bring(content, count.count, *claim);
         }
         for (_, content, status, claim) in &seen.statuses {

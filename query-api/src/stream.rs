@@ -56,7 +56,9 @@ pub(crate) async fn stream(state: web::Data<State>, request: HttpRequest) -> Res
     let after = seen(&request);
     // Watched before it is read, so that no change falls in between.
     let subscription = state.reads.live.watch(contents);
+    let turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
     let items = within(&after, state.reads.items(subscription.contents(), None, &after)).await?;
+    drop(turn);
     let mut open = Open {
         subscription,
         told: BTreeMap::new(),
@@ -129,10 +131,8 @@ impl Open {
             };
             let mut text = String::new();
             for (content, told) in changes {
-                let is_news = |known: &Told| {
-                    known.claim.next_offset <= told.claim.next_offset
-                        && (known.count, known.as_of) != (told.count, told.as_of)
-                };
+                let is_news =
+                    |known: &Told| known.claim.next_offset <= told.claim.next_offset && told.differs_from(known);
                 if self.told.get(&content).is_none_or(is_news) {
                     self.see(content, told);
                     let Told { count, claim, as_of } = told;

@@ -2,7 +2,7 @@
 //!
 //! The score of a content is Σ gained · 2^(−age/half-life) over the slots of the window, as in exponentially decayed counts
 //! (Cormode, Shkapenyuk, Srivastava, Xu: Forward Decay, ICDE 2009); gained is likes gained less those taken back, so that
-//! toggling gains nothing. Of each slot the contents that gained most are kept, so what is in the sums of a day is exact
+//! toggling gains nothing. Of each slot the contents that moved most are kept, so what is in the sums of a day is exact
 //! but for contents that were never among them.
 
 use std::{
@@ -13,10 +13,13 @@ use std::{
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use likewise_http::{Kind, Params, Problem};
 use likewise_schema::{Content, ContentId, ContentType, Timestamp};
-use likewise_storage::{Clock, RecordStore, StoreError, records::Gain};
+use likewise_storage::{
+    Clock, RecordStore, StoreError,
+    records::{Checkpoint, Claim, Gain},
+};
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 use utoipa::ToSchema;
 
 use crate::State;
@@ -66,14 +69,42 @@ struct Busy {
 
 struct Computed {
     busiest: Vec<Busy>,
+    /// When the projection last heard from the log.
     at: Timestamp,
+    /// It was behind.
+    stale: bool,
 }
 
 impl Trending {
-    /// Reads the slots that may have changed, the newest first, and computes each window as soon as its slots are known.
-    pub(crate) async fn compute(&self, records: &dyn RecordStore, clock: &Clock) -> Result<(), StoreError> {
-        let now = clock.now();
-        let last = now.ten_minute_slot();
+    /// Reads the slots that may have changed, the newest first, from the first store that answers, and computes each window
+    /// as soon as its slots are known. Gives how long to wait before the next time.
+    pub(crate) async fn compute(
+        &self,
+        stores: impl Iterator<Item = &dyn RecordStore>,
+        clock: &Clock,
+        is_old: impl Fn(&Claim) -> bool,
+    ) -> Duration {
+        let started = Instant::now();
+        for records in stores {
+            match self.compute_from(records, clock, &is_old).await {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(%error, "what is trending cannot be computed"),
+            }
+        }
+        EVERY.max(started.elapsed() * SHARE_OF_TIME)
+    }
+
+    async fn compute_from(
+        &self,
+        records: &dyn RecordStore,
+        clock: &Clock,
+        is_old: impl Fn(&Claim) -> bool,
+    ) -> Result<(), StoreError> {
+        let last = clock.now().ten_minute_slot();
+        // Before the slots, which reflect at least this.
+        let claims: Vec<Claim> = records.firsts(&[], 0).await?.checkpoints.iter().map(Checkpoint::claim).collect();
+        let at = claims.iter().map(|claim| claim.heard_at).min().unwrap_or_else(|| clock.now());
+        let stale = claims.iter().any(is_old);
         for age in 0..WINDOWS.iter().map(|window| window.slots).max().unwrap_or(0) {
             let slot = last - age;
             let known_for = self.slots.lock().get(&slot).map(|known| known.read_at.elapsed());
@@ -82,22 +113,11 @@ impl Trending {
                 self.slots.lock().insert(slot, Slot { gains, read_at: Instant::now() });
             }
             for (window, computed) in WINDOWS.iter().zip(&self.computed).filter(|(window, _)| window.slots == age + 1) {
-                *computed.write() = Some(Computed { busiest: self.busiest_of(window, last), at: now });
+                *computed.write() = Some(Computed { busiest: self.busiest_of(window, last), at, stale });
             }
         }
         self.slots.lock().retain(|slot, _| *slot > last - WINDOWS[WINDOWS.len() - 1].slots);
         Ok(())
-    }
-
-    /// Computes for ever, taking a small share of the time.
-    pub(crate) async fn keep_computing(&self, records: &dyn RecordStore, clock: &Clock) {
-        loop {
-            let started = Instant::now();
-            if let Err(error) = self.compute(records, clock).await {
-                tracing::warn!(%error, "what is trending cannot be computed");
-            }
-            sleep(EVERY.max(started.elapsed() * SHARE_OF_TIME)).await;
-        }
     }
 
     fn busiest_of(&self, window: &Window, last: i64) -> Vec<Busy> {
@@ -110,7 +130,7 @@ impl Trending {
                 busy.gained += likes;
             }
         }
-        let mut busiest: Vec<Busy> = sums.into_values().collect();
+        let mut busiest: Vec<Busy> = sums.into_values().filter(|busy| busy.gained > 0 && busy.score > 0.0).collect();
         busiest.sort_by(|one, other| other.score.total_cmp(&one.score).then(one.content.cmp(&other.content)));
         let mut of_type: HashMap<ContentType, usize> = HashMap::new();
         busiest.retain(|busy| {
@@ -147,10 +167,10 @@ pub(crate) struct TrendingItem {
 #[serde(rename_all = "camelCase")]
 pub(crate) struct TrendingAnswer {
     items: Vec<TrendingItem>,
-    /// When it was computed.
+    /// When the projection that it was computed from last heard from the log.
     #[schema(value_type = String, format = "date-time")]
     as_of: Timestamp,
-    /// It could not be computed for a while.
+    /// It may be old.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     stale: bool,
 }
@@ -175,7 +195,7 @@ pub(crate) async fn trending(state: web::Data<State>, request: HttpRequest) -> R
     let away =
         || Problem::new(&Kind::UNAVAILABLE, "What is trending was not computed yet.").with_retry_after(crate::RETRY);
     let computed = state.reads.trending.computed[window.unwrap_or_default()].read();
-    let Computed { busiest, at } = computed.as_ref().ok_or_else(away)?;
+    let Computed { busiest, at, stale } = computed.as_ref().ok_or_else(away)?;
     let is_asked = |busy: &&Busy| filter.is_none_or(|kind| busy.content.content_type == kind);
     let items = busiest.iter().filter(is_asked).take(limit).map(|busy| TrendingItem {
         content_type: busy.content.content_type,
@@ -183,7 +203,7 @@ pub(crate) async fn trending(state: web::Data<State>, request: HttpRequest) -> R
         gained: busy.gained,
         score: busy.score,
     });
-    let stale = state.reads.ports.clock.now().millis() - at.millis() > AGE_MAX_MILLIS;
+    let stale = *stale || state.reads.ports.clock.now().millis() - at.millis() > AGE_MAX_MILLIS;
     let answer = TrendingAnswer { items: items.collect(), as_of: *at, stale };
     Ok(HttpResponse::Ok().insert_header((header::CACHE_CONTROL, "public, max-age=10")).json(answer))
 }
@@ -203,10 +223,15 @@ mod tests {
             let gains = likes.iter().map(|(id, likes)| Gain { content: post(*id), likes: *likes }).collect();
             Slot { gains, read_at: Instant::now() }
         };
-        trending.slots.lock().extend([(4, slot(&[(1, 100)])), (8, slot(&[(1, 8), (2, 2)])), (10, slot(&[(2, 5)]))]);
+        let slots = [(4, vec![(1, 100)]), (8, vec![(1, 8), (2, 2), (3, 9)]), (10, vec![(2, 5), (3, -9)])];
+        trending.slots.lock().extend(slots.map(|(number, likes)| (number, slot(&likes))));
         let window = Window { name: "", slots: 6, half_life: 2.0 };
         let busiest = trending.busiest_of(&window, 10);
         let found: Vec<_> = busiest.iter().map(|busy| (busy.content, busy.score, busy.gained)).collect();
-        assert_eq!(found, [(post(2), 6.0, 7), (post(1), 4.0, 8)], "slot 4 is outside of the window");
+        assert_eq!(
+            found,
+            [(post(2), 6.0, 7), (post(1), 4.0, 8)],
+            "slot 4 is outside of the window, and what was taken back does not count"
+        );
     }
 }

@@ -200,16 +200,17 @@ impl RecordStore for SimRecords {
 
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let tables = self.0.lock();
-        let of_slot = tables.buckets.iter().filter(|((of, _), likes)| *of == slot && **likes > 0);
+        let of_slot = tables.buckets.iter().filter(|((of, _), likes)| *of == slot && **likes != 0);
         let mut gains: Vec<Gain> =
             of_slot.map(|((_, content), likes)| Gain { content: *content, likes: *likes }).collect();
-        gains.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
+        gains.sort_by_key(|gain| (Reverse(gain.likes.abs()), gain.content));
         let mut of_type: BTreeMap<ContentType, usize> = BTreeMap::new();
         gains.retain(|gain| {
             let seen = of_type.entry(gain.content.content_type).or_default();
             *seen += 1;
             *seen <= limit
         });
+        gains.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         Ok(gains)
     }
 

@@ -32,6 +32,8 @@ struct State {
     since: Option<Instant>,
     /// Set while open.
     next_probe: Option<Instant>,
+    /// A probe is under way.
+    is_probing: bool,
 }
 
 /// A call that was let through. One that is dropped without a word took `slow` or longer, and failed, or was given up by
@@ -40,6 +42,7 @@ pub(crate) struct Attempt<'a> {
     breaker: &'a Breaker,
     started: Instant,
     slow: Duration,
+    is_probe: bool,
     is_settled: bool,
 }
 
@@ -56,13 +59,15 @@ impl Breaker {
         let started = Instant::now();
         let mut state = self.state.lock();
         if let Some(probe) = state.next_probe {
-            if started < probe {
+            if started < probe || state.is_probing {
                 return None;
             }
             state.next_probe = Some(started + self.limits.probe_every);
         }
+        let is_probe = state.next_probe.is_some();
+        state.is_probing = is_probe;
         drop(state);
-        Some(Attempt { breaker: self, started, slow, is_settled: false })
+        Some(Attempt { breaker: self, started, slow, is_probe, is_settled: false })
     }
 
     fn succeeded(&self) {
@@ -104,6 +109,9 @@ impl Attempt<'_> {
 
 impl Drop for Attempt<'_> {
     fn drop(&mut self) {
+        if self.is_probe {
+            self.breaker.state.lock().is_probing = false;
+        }
         if !self.is_settled && self.started.elapsed() >= self.slow {
             self.breaker.failed();
         }

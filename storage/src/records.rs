@@ -311,7 +311,7 @@ pub struct First {
 pub struct Gain {
     /// Which content.
     pub content: Content,
-    /// Likes gained less those lost.
+    /// Likes gained less those lost; not 0.
     pub likes: i64,
 }
 
@@ -323,6 +323,11 @@ pub trait RecordStore: Send + Sync + 'static {
     /// partition starts at offset 0 with a new generation. Fails as unusable, changing nothing, if the tables were
     /// made from another log, another partition count or another fold.
     async fn acquire(&self, partition: Partition, owner: &Owner) -> Result<Checkpoint, StoreError>;
+
+    /// Which of its servers holds a partition, below 16: what one does not answer, another may.
+    fn home(&self, _partition: Partition) -> usize {
+        0
+    }
 
     /// Why nothing can be written right now, as far as the adapter knows; for readiness.
     fn fault(&self) -> Option<StoreError> {
@@ -365,8 +370,8 @@ pub trait RecordStore: Send + Sync + 'static {
     /// Of each partition the contents whose first event is at or beyond an offset, by that, at most `limit` of each.
     async fn firsts(&self, from: &[Position], limit: usize) -> Result<Snapshot<Vec<First>>, StoreError>;
 
-    /// Of each content type the `limit` contents that gained most in a slot (see [`Timestamp::ten_minute_slot`]), those
-    /// that gained anything, most first. Takes its time.
+    /// Of each content type the `limit` contents that gained or lost most in a slot (see [`Timestamp::ten_minute_slot`]),
+    /// those that gained most first. Takes its time.
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError>;
 
     /// Sends all rows in chunks, sorted by (type, content, user), as one snapshot shows them (one of each server, where

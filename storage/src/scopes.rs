@@ -22,7 +22,7 @@ const LOOK_MAX: Duration = Duration::from_millis(50);
 pub struct Scopes {
     records: Arc<dyn RecordStore>,
     count: PartitionCount,
-    known: RwLock<BTreeMap<Partition, Known>>,
+    known: Arc<RwLock<BTreeMap<Partition, Known>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -36,7 +36,7 @@ struct Known {
 impl Scopes {
     /// Knows nothing yet; asks `records`.
     pub fn new(records: Arc<dyn RecordStore>, count: PartitionCount) -> Self {
-        Self { records, count, known: RwLock::default() }
+        Self { records, count, known: Arc::default() }
     }
 
     /// How many partitions there are.
@@ -74,18 +74,16 @@ impl Scopes {
             known.read_at = Instant::now();
             *known
         };
-        match tokio::time::timeout(LOOK_MAX, self.read(partition)).await {
-            Ok(Ok(fresh)) => fresh,
-            Ok(Err(_)) | Err(_) => Some(known),
+        // In a task of its own: a slow answer comes too late for this request, and in time for others.
+        let look = tokio::spawn(read(Arc::clone(&self.records), Arc::clone(&self.known), partition));
+        match tokio::time::timeout(LOOK_MAX, look).await {
+            Ok(Ok(Ok(fresh))) => fresh,
+            _ => Some(known),
         }
     }
 
     async fn read(&self, partition: Partition) -> Result<Option<Known>, StoreError> {
-        let Some(checkpoint) = self.records.checkpoint(partition).await? else { return Ok(None) };
-        let generation = checkpoint.generation;
-        let fresh = Known { generation, claim: checkpoint.claim(), read_at: Instant::now(), is_in_doubt: false };
-        self.known.write().insert(partition, fresh);
-        Ok(Some(fresh))
+        read(Arc::clone(&self.records), Arc::clone(&self.known), partition).await
     }
 
     /// What the records reflect of a partition, read a moment ago where they answer; none if that is not known.
@@ -99,4 +97,16 @@ impl Scopes {
             known.is_in_doubt = true;
         }
     }
+}
+
+async fn read(
+    records: Arc<dyn RecordStore>,
+    all: Arc<RwLock<BTreeMap<Partition, Known>>>,
+    partition: Partition,
+) -> Result<Option<Known>, StoreError> {
+    let Some(checkpoint) = records.checkpoint(partition).await? else { return Ok(None) };
+    let generation = checkpoint.generation;
+    let fresh = Known { generation, claim: checkpoint.claim(), read_at: Instant::now(), is_in_doubt: false };
+    all.write().insert(partition, fresh);
+    Ok(Some(fresh))
 }

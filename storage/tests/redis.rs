@@ -199,3 +199,20 @@ async fn calls_that_share_a_connection_get_their_own_answers() {
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut nodes(&servers::redis_url(&server))[0]).expect("flushed");
     }
 }
+
+/// A user that may not tell what changed publishes all the same.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_may_not_tell_changes_publishes_them() {
+    let server = servers::start_redis(&[]);
+    let mut connection =
+        redis::Client::open(servers::redis_url(&server)).expect("a URL").get_connection().expect("there");
+    let rights = ["on", ">secret", "~like:*", "resetchannels", "+@all"];
+    let () = redis::cmd("ACL").arg("SETUSER").arg("mute").arg(&rights).query(&mut connection).expect("a user");
+    let url = servers::redis_url(&server).replace("redis://", "redis://mute:secret@");
+    let store = RedisCounters::new(&url, PATIENT).expect("a URL");
+    let scope = Scope { generation: Generation(7), partition: partition(1) };
+    assert_eq!(store.take_over(scope, Writer(1), 10, news()).await.expect("taken over"), 10);
+    fill(&store, scope, 5, 10).await;
+    assert_eq!(store.publish(scope, publish(10, 6)).await, Ok(Outcome::Done));
+    assert_eq!(count(&store, scope).await, Some(6));
+}

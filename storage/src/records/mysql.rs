@@ -68,7 +68,7 @@ const READER_SESSION: &str = "SET SESSION wait_timeout = 60; SET SESSION TRANSAC
 const BREAKER: breaker::Limits =
     breaker::Limits { failures: 5, lasting: Duration::from_millis(500), probe_every: Duration::from_millis(250) };
 /// A read that is given up after so long counts as one that failed.
-const SLOW: Duration = Duration::from_millis(50);
+const SLOW: Duration = Duration::from_millis(300);
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
 

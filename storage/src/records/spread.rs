@@ -4,7 +4,7 @@
 use std::{cmp::Reverse, collections::HashMap, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
-use futures::future::{join, try_join_all};
+use futures::future::{join, join_all, try_join_all};
 use likewise_schema::{Content, ContentType, Pair, Partition, Position, SHARDS, UserId};
 use tokio::sync::mpsc;
 
@@ -135,6 +135,10 @@ impl RecordStore for SpreadRecords {
         self.of(partition).acquire(partition, owner).await
     }
 
+    fn home(&self, partition: Partition) -> usize {
+        self.by_shard[usize::from(partition.shard())]
+    }
+
     fn fault(&self) -> Option<StoreError> {
         self.stores.iter().find_map(|store| store.fault())
     }
@@ -196,23 +200,33 @@ impl RecordStore for SpreadRecords {
             let from: Vec<Position> = from.iter().filter(held).copied().collect();
             store.firsts(&from, limit).await
         });
-        let (mut value, mut checkpoints) = (Vec::new(), Vec::new());
-        for firsts in try_join_all(firsts).await? {
-            value.extend(firsts.value);
-            checkpoints.extend(firsts.checkpoints);
+        // Of each what it says: one that is away takes nothing from the others.
+        let (mut value, mut checkpoints, mut failed) = (Vec::new(), Vec::new(), None);
+        for firsts in join_all(firsts).await {
+            match firsts {
+                Ok(firsts) => {
+                    value.extend(firsts.value);
+                    checkpoints.extend(firsts.checkpoints);
+                }
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(Snapshot { value, checkpoints: sorted(checkpoints) })
+        match failed {
+            Some(error) if checkpoints.is_empty() => Err(error),
+            _ => Ok(Snapshot { value, checkpoints: sorted(checkpoints) }),
+        }
     }
 
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let mut all = try_join_all(self.stores.iter().map(|store| store.gains(slot, limit))).await?.concat();
-        all.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
+        all.sort_by_key(|gain| (Reverse(gain.likes.abs()), gain.content));
         let mut of_type: HashMap<ContentType, usize> = HashMap::new();
         all.retain(|gain| {
             let seen = of_type.entry(gain.content.content_type).or_default();
             *seen += 1;
             *seen <= limit
         });
+        all.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         Ok(all)
     }
 

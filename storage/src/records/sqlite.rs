@@ -577,8 +577,8 @@ impl RecordStore for SqliteRecords {
                 let mut statement = snapshot.prepare_cached(
                     "SELECT content_type, content_id, likes FROM (
                          SELECT content_type, content_id, gained - lost AS likes, row_number() OVER (
-                             PARTITION BY content_type ORDER BY gained - lost DESC, content_id) AS place
-                         FROM like_buckets WHERE slot = ?1 AND gained > lost
+                             PARTITION BY content_type ORDER BY abs(gained - lost) DESC, content_id) AS place
+                         FROM like_buckets WHERE slot = ?1 AND gained <> lost
                      ) WHERE place <= ?2 ORDER BY likes DESC, content_type, content_id",
                 )?;
                 let gain = |row: &Row<'_>| Ok(Gain { content: read_content(row, 0)?, likes: row.get(2)? });

@@ -461,7 +461,7 @@ pub(super) async fn firsts(
 pub(super) async fn gains(connection: &mut MySqlConnection, slot: i64, limit: usize) -> Result<Vec<Gain>, Failed> {
     let select = query(
         "SELECT content_type, content_id, likes FROM (
-             SELECT t.*, ROW_NUMBER() OVER (PARTITION BY content_type ORDER BY likes DESC, content_id) AS place FROM (
+             SELECT t.*, ROW_NUMBER() OVER (PARTITION BY content_type ORDER BY ABS(likes) DESC, content_id) AS place FROM (
                  SELECT c.content_type, c.content_id, CAST(SUM(c.gained - c.lost) AS SIGNED) AS likes
                  FROM projection_checkpoints AS p
                  STRAIGHT_JOIN like_bucket_chunks AS b ON b.`partition` = p.`partition` AND b.slot = ?
@@ -469,7 +469,7 @@ pub(super) async fn gains(connection: &mut MySqlConnection, slot: i64, limit: us
                      content_type VARCHAR(20) PATH '$[0]', content_id BIGINT PATH '$[1]',
                      gained BIGINT PATH '$[2]', lost BIGINT PATH '$[3]')) AS c
                  GROUP BY c.content_type, c.content_id
-             ) AS t WHERE likes > 0
+             ) AS t WHERE likes <> 0
          ) AS u WHERE place <= ? ORDER BY likes DESC, content_type, content_id",
     );
     let found = select.bind(slot).bind(limit as u64).fetch_all(connection).await?;
