@@ -31,10 +31,15 @@ impl Server {
 
     /// Resident memory in KiB, from /proc.
     pub(crate) fn rss_kib(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        line.and_then(|text| text.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+        rss_kib(self.child.id())
     }
+}
+
+/// A process's resident memory in KiB, from /proc.
+pub(crate) fn rss_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|text| text.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 
 impl Drop for Server {

@@ -24,6 +24,7 @@ use crate::{
     load::{self, CONTENTS, Connection, Outcome, Pace, Plan, Requests, quantiles},
     median,
     peers::{self, Kind},
+    process::rss_kib,
     system::System,
 };
 
@@ -264,16 +265,10 @@ impl Drop for Webdis {
     }
 }
 
-fn rss_mib(process: u32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|text| text.trim().split(' ').next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
-}
-
 /// Opens streams of one post, then likes it once: how much memory they take, and when all of them were told.
 async fn streams(system: &System, address: &str, count: usize) -> Result<()> {
     let process = system.role("query-api").id();
-    let before = rss_mib(process);
+    let before = rss_kib(process) / 1024;
     let mut open = Vec::with_capacity(count);
     for _ in 0..count {
         let mut stream = TcpStream::connect(address).await?;
@@ -281,8 +276,8 @@ async fn streams(system: &System, address: &str, count: usize) -> Result<()> {
         next(&mut stream, "event: snapshot").await?;
         open.push(stream);
     }
-    let after = rss_mib(process);
-    println!("\n{count} streams take {:.0} MiB ({before:.0} before, {after:.0} after)", after - before);
+    let after = rss_kib(process) / 1024;
+    println!("\n{count} streams take {} MiB ({before} before, {after} after)", after.saturating_sub(before));
     let mut told = JoinSet::new();
     for mut stream in open {
         told.spawn(async move { next(&mut stream, "event: count").await });

@@ -117,12 +117,8 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         }
     });
     let queries = secret.map(|secret| stores.queries(secret));
-    let (kept_up, streaming) = (queries.clone(), queries.clone());
-    let upkeep = tokio::spawn(async move {
-        if let Some(queries) = kept_up {
-            queries.keep_up().await;
-        }
-    });
+    let upkeep = queries.clone().map(|queries| tokio::spawn(async move { queries.keep_up().await }));
+    let streaming = queries.clone();
     let draining = Arc::new(AtomicBool::new(false));
     let health =
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
@@ -146,7 +142,9 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     }
     public.stop().await;
     backlog.abort();
-    upkeep.abort();
+    if let Some(upkeep) = upkeep {
+        upkeep.abort();
+    }
     stores.log.flush().await?;
     if let Some(projection) = projection.take() {
         projection.stop().await;

@@ -16,7 +16,7 @@ use std::{
 use likewise_testkit::{
     Service,
     audit::{self, checkpoints, ends},
-    load::{History, Load, feed, read, read_each},
+    load::{History, Load, feed, like, read, read_each},
     proxy::{Fault, Proxy},
     rig::{Own, Rig},
     wait_until,
@@ -69,15 +69,7 @@ fn under_load<'env, T>(
 /// Likes every content of the first 48 once more and waits until all of that is projected: every partition moved.
 async fn every_partition_moves(rig: &Rig, api: &Service, user: u64) -> Duration {
     let started = Instant::now();
-    for chunk in (1..=48).collect::<Vec<i64>>().chunks(16) {
-        let like = |content: &i64| json!({ "requestId": uuid::Uuid::now_v7().to_string(), "userId": user, "contentType": "post", "contentId": content, "liked": true });
-        let commands: Vec<Value> = chunk.iter().map(like).collect();
-        let answer = api.post("/v1/likes/batch", &json!({ "commands": commands }));
-        assert_eq!(answer.status, 200, "{}", answer.text);
-        let is_accepted = |result: &Value| result["status"] == "accepted" || result["status"] == 202;
-        let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
-        assert!(results.len() == 16 && results.iter().all(is_accepted), "{}", answer.text);
-    }
+    like(api, user, 1..=48);
     let _waited = audit::quiesce(&rig.places(), Duration::from_secs(60)).await;
     started.elapsed()
 }

@@ -8,7 +8,7 @@ use std::{
 
 use likewise_testkit::{
     Service, audit,
-    load::feed,
+    load::{feed, like},
     proxy::Fault,
     rig::{Own, Rig},
     wait_until,
@@ -20,15 +20,8 @@ const BINARY: &str = env!("CARGO_BIN_EXE_likewise");
 const PATIENCE: u32 = 3;
 
 /// Likes posts, and waits until that is projected.
-async fn like(rig: &Rig, api: &Service, user: u64, posts: impl Iterator<Item = u64>) {
-    let posts: Vec<u64> = posts.collect();
-    for chunk in posts.chunks(100) {
-        let like = |post: &u64| json!({ "requestId": uuid::Uuid::now_v7().to_string(), "userId": user, "contentType": "post", "contentId": post, "liked": true });
-        let commands: Vec<_> = chunk.iter().map(like).collect();
-        let answer = api.post("/v1/likes/batch", &json!({ "commands": commands }));
-        let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
-        assert!(results.iter().all(|result| result["status"] == "accepted"), "{}", answer.text);
-    }
+async fn projected(rig: &Rig, api: &Service, posts: impl Iterator<Item = u64>) {
+    like(api, 1, posts);
     let _waited = audit::quiesce(&rig.places(), Duration::from_secs(60)).await;
 }
 
@@ -42,7 +35,7 @@ async fn a_missing_count_is_read_once_however_many_want_it() {
     let rig = Rig::start(BINARY, Own { mysql: true, proxied: true, ..Own::default() }).await;
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
-    like(&rig, &api, 1, 16..32).await;
+    projected(&rig, &api, 16..32).await;
     // The same path once, for a content of the same server: what a process finds out only once is known.
     assert_eq!(query.get("/v1/contents/post/17/likes").status, 200);
     let before = record_reads(&query);
@@ -80,7 +73,7 @@ async fn what_nobody_liked_is_known_without_asking() {
     let rig = Rig::start(BINARY, Own::default()).await;
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
-    like(&rig, &api, 1, 1..=2000).await;
+    projected(&rig, &api, 1..=2000).await;
     let is_known = || {
         let before = record_reads(&query);
         let unknown: Vec<u64> = (0..100).map(|_| 10_000 + u64::from(rand::random::<u32>())).collect();
@@ -125,7 +118,7 @@ async fn a_stopped_cache_costs_little_time() {
     let mut rig = Rig::start(BINARY, Own { redis: true, ..Own::default() }).await;
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
-    like(&rig, &api, 1, 1..=400).await;
+    projected(&rig, &api, 1..=400).await;
     let read = |first: u64| {
         let started = Instant::now();
         let answer = query.get(&format!("{}&viewer=1", feed(&[first, first + 100, first + 200, first + 300])));
@@ -174,7 +167,7 @@ async fn a_stopped_record_server_leaves_what_is_hot() {
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
     // Posts 16 to 23 are on the server that stops, 24 on the other.
-    like(&rig, &api, 1, 16..=24).await;
+    projected(&rig, &api, 16..=24).await;
     let path = |post: u64| format!("/v1/contents/post/{post}/likes");
     assert_eq!(query.get(&path(16)).json()["count"], 1);
     rig.mysql().signal("STOP");
@@ -211,7 +204,7 @@ async fn a_wrong_entry_of_the_cache_is_found_and_mended() {
     let rig = Rig::start(BINARY, Own::default()).await;
     let (api, query, projector) =
         (rig.role("command-api", "command"), rig.role("query-api", "query"), rig.projector("a"));
-    like(&rig, &api, 1, 16..=20).await;
+    projected(&rig, &api, 16..=20).await;
     let path = "/v1/contents/post/16/likes";
     let count = || query.get(path).json()["count"].as_i64();
     wait_until("the count to be cached", Duration::from_secs(10), || count() == Some(1));

@@ -88,7 +88,9 @@ fn begin(request: &HttpRequest, viewer: Option<UserId>, items: &[Item]) -> (Http
            ("viewer" = Option<String>, Query, description = "The user whose status is wanted, in the open loopback mode"),
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
-    responses((status = 200, body = Likes), (status = 304, description = "As `If-None-Match` says"), (status = 400, description = "A parameter is not valid"),
+    responses((status = 200, body = Likes),
+              (status = 304, description = "As `If-None-Match` says"),
+              (status = 400, description = "A parameter is not valid"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
@@ -108,7 +110,9 @@ pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result
            ("viewer" = Option<String>, Query, description = "The user whose statuses are wanted, in the open loopback mode"),
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
-    responses((status = 200, body = LikesOfMany), (status = 304, description = "As `If-None-Match` says"), (status = 400, description = "A parameter is not valid"),
+    responses((status = 200, body = LikesOfMany),
+              (status = 304, description = "As `If-None-Match` says"),
+              (status = 400, description = "A parameter is not valid"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);

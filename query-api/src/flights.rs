@@ -74,13 +74,8 @@ impl Other {
 
 #[cfg(test)]
 mod tests {
-    use likewise_schema::{ContentId, Offset, Partition, Timestamp};
-
     use super::*;
-
-    fn post(id: i64) -> Content {
-        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
-    }
+    use crate::examples::{claim, post};
 
     #[tokio::test]
     async fn one_reads_and_the_others_take_what_it_brings() {
@@ -89,13 +84,7 @@ mod tests {
         assert!(none.is_empty() && own.has(&post(1)));
         let (theirs, mut others) = flights.begin(&[post(1), post(2), post(3)]);
         assert!(theirs.has(&post(3)) && !theirs.has(&post(1)) && others.len() == 2);
-        let claim = Claim {
-            partition: Partition::default(),
-            next_offset: Offset::ZERO,
-            heard_at: Timestamp::saturating_from_millis(0),
-            next_event_at: None,
-            recovering: false,
-        };
+        let claim = claim(0);
         own.bring(&post(1), 5, claim);
         drop(own);
         let (_, second) = others.pop().expect("two");

@@ -16,6 +16,7 @@ mod never;
 mod pages;
 mod reads;
 mod reconcile;
+mod recorded;
 mod stream;
 mod trending;
 mod upkeep;
@@ -151,5 +152,27 @@ struct Age {
 impl From<Option<Timestamp>> for Age {
     fn from(as_of: Option<Timestamp>) -> Self {
         Self { stale: as_of.is_some(), as_of }
+    }
+}
+
+/// What the unit tests name.
+#[cfg(test)]
+mod examples {
+    use likewise_schema::{Content, Offset, Partition, Timestamp};
+    use likewise_storage::records::Claim;
+
+    pub(crate) fn post(id: i64) -> Content {
+        format!("post:{id}").parse().expect("a content")
+    }
+
+    /// Of the first partition, up to an offset.
+    pub(crate) fn claim(next_offset: i64) -> Claim {
+        Claim {
+            partition: Partition::default(),
+            next_offset: Offset::new(next_offset).expect("an offset"),
+            heard_at: Timestamp::saturating_from_millis(0),
+            next_event_at: None,
+            recovering: false,
+        }
     }
 }

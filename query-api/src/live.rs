@@ -192,23 +192,12 @@ impl Drop for Subscription {
 #[cfg(test)]
 mod tests {
     use futures::FutureExt;
-    use likewise_schema::{ContentId, Offset, Partition};
 
     use super::*;
-
-    fn post(id: i64) -> Content {
-        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
-    }
+    use crate::examples::{claim, post};
 
     fn told(count: i64, next_offset: i64) -> Told {
-        let claim = Claim {
-            partition: Partition::default(),
-            next_offset: Offset::new(next_offset).expect("an offset"),
-            heard_at: Timestamp::saturating_from_millis(0),
-            next_event_at: None,
-            recovering: false,
-        };
-        Told { count, claim, as_of: None }
+        Told { count, claim: claim(next_offset), as_of: None }
     }
 
     #[tokio::test]

@@ -132,14 +132,10 @@ impl NeverLiked {
 
 #[cfg(test)]
 mod tests {
-    use likewise_schema::{ContentId, Timestamp};
     use likewise_storage::{counters::CachedCount, records::Generation};
 
     use super::*;
-
-    fn post(id: i64) -> Content {
-        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
-    }
+    use crate::examples::{claim, post};
 
     #[test]
     fn a_full_filter_takes_few_contents_for_others() {
@@ -155,13 +151,6 @@ mod tests {
     #[test]
     fn changes_without_a_gap_keep_the_filter_up_to_date() {
         let scope = Scope { generation: Generation(1), partition: Partition::default() };
-        let claim = |next: i64| Claim {
-            partition: scope.partition,
-            next_offset: Offset::new(next).expect("an offset"),
-            heard_at: Timestamp::saturating_from_millis(0),
-            next_event_at: None,
-            recovering: false,
-        };
         let never = NeverLiked::default();
         never.0.write().insert(scope.partition, Filter { claim: Some(claim(5)), ..Filter::new(scope, 100) });
         let change = |from: i64, to: i64, id| Change {

@@ -15,7 +15,7 @@ use likewise_http::{Kind, Params, Problem};
 use likewise_schema::{Content, ContentId, ContentType, Timestamp};
 use likewise_storage::{
     Clock, RecordStore, StoreError,
-    records::{Checkpoint, Claim, Gain},
+    records::{Checkpoint, Claim, Gain, keep_of_each_type},
 };
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
@@ -46,7 +46,9 @@ struct Window {
 }
 
 const WINDOWS: [Window; 2] =
-    [Window { name: "1h", slots: 6, half_life: 2.0 }, Window { name: "24h", slots: 144, half_life: 36.0 }];
+    [Window { name: "1h", slots: 6, half_life: 2.0 }, Window { name: "24h", slots: SLOTS_KEPT, half_life: 36.0 }];
+/// Slots of the longest window.
+const SLOTS_KEPT: i64 = 144;
 
 /// What was computed last.
 #[derive(Default)]
@@ -101,11 +103,11 @@ impl Trending {
         is_old: impl Fn(&Claim) -> bool,
     ) -> Result<(), StoreError> {
         let last = clock.now().ten_minute_slot();
-        // Before the slots, which reflect at least this.
+        // Asked for nothing, a store gives its checkpoints. Before the slots, which reflect at least this.
         let claims: Vec<Claim> = records.firsts(&[], 0).await?.checkpoints.iter().map(Checkpoint::claim).collect();
         let at = claims.iter().map(|claim| claim.heard_at).min().unwrap_or_else(|| clock.now());
         let stale = claims.iter().any(is_old);
-        for age in 0..WINDOWS.iter().map(|window| window.slots).max().unwrap_or(0) {
+        for age in 0..SLOTS_KEPT {
             let slot = last - age;
             let known_for = self.slots.lock().get(&slot).map(|known| known.read_at.elapsed());
             if age < 2 || known_for.is_none_or(|known_for| known_for > AGAIN_AFTER) {
@@ -116,7 +118,7 @@ impl Trending {
                 *computed.write() = Some(Computed { busiest: self.busiest_of(window, last), at, stale });
             }
         }
-        self.slots.lock().retain(|slot, _| *slot > last - WINDOWS[WINDOWS.len() - 1].slots);
+        self.slots.lock().retain(|slot, _| *slot > last - SLOTS_KEPT);
         Ok(())
     }
 
@@ -132,12 +134,7 @@ impl Trending {
         }
         let mut busiest: Vec<Busy> = sums.into_values().filter(|busy| busy.gained > 0 && busy.score > 0.0).collect();
         busiest.sort_by(|one, other| other.score.total_cmp(&one.score).then(one.content.cmp(&other.content)));
-        let mut of_type: HashMap<ContentType, usize> = HashMap::new();
-        busiest.retain(|busy| {
-            let seen = of_type.entry(busy.content.content_type).or_default();
-            *seen += 1;
-            *seen <= KEPT
-        });
+        keep_of_each_type(&mut busiest, KEPT, |busy| busy.content);
         busiest
     }
 
@@ -211,10 +208,7 @@ pub(crate) async fn trending(state: web::Data<State>, request: HttpRequest) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn post(id: i64) -> Content {
-        Content { content_type: "post".parse().expect("a type"), content_id: ContentId::new(id).expect("an id") }
-    }
+    use crate::examples::post;
 
     #[test]
     fn a_like_counts_by_half_for_every_half_life() {

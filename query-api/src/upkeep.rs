@@ -119,6 +119,7 @@ async fn for_ever<F: Future<Output = ()> + Send + 'static>(
     task: impl Fn(Arc<Reads>) -> F,
 ) {
     loop {
+        // In a set, so that the task ends with this one.
         let mut tasks = JoinSet::new();
         tasks.spawn(task(Arc::clone(reads)));
         let ended = tasks.join_next().await.unwrap_or(Ok(()));

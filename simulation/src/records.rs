@@ -8,7 +8,7 @@ use likewise_storage::{
     RecordStore, StoreError,
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Snapshot, check_owner,
+        Owner, Snapshot, check_owner, keep_of_each_type,
     },
 };
 use parking_lot::Mutex;
@@ -204,12 +204,7 @@ impl RecordStore for SimRecords {
         let mut gains: Vec<Gain> =
             of_slot.map(|((_, content), likes)| Gain { content: *content, likes: *likes }).collect();
         gains.sort_by_key(|gain| (Reverse(gain.likes.abs()), gain.content));
-        let mut of_type: BTreeMap<ContentType, usize> = BTreeMap::new();
-        gains.retain(|gain| {
-            let seen = of_type.entry(gain.content.content_type).or_default();
-            *seen += 1;
-            *seen <= limit
-        });
+        keep_of_each_type(&mut gains, limit, |gain| gain.content);
         gains.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         Ok(gains)
     }

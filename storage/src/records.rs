@@ -315,6 +315,16 @@ pub struct Gain {
     pub likes: i64,
 }
 
+/// Keeps the first `limit` entries of each content type.
+pub fn keep_of_each_type<T>(entries: &mut Vec<T>, limit: usize, content: impl Fn(&T) -> Content) {
+    let mut of_type: HashMap<ContentType, usize> = HashMap::new();
+    entries.retain(|entry| {
+        let seen = of_type.entry(content(entry).content_type).or_default();
+        *seen += 1;
+        *seen <= limit
+    });
+}
+
 /// The record port. Everything of a partition changes only through [`commit`](RecordStore::commit) by the owner that
 /// last acquired it.
 #[async_trait]

@@ -33,6 +33,12 @@ struct Known {
     is_in_doubt: bool,
 }
 
+impl Known {
+    fn scope(self, partition: Partition) -> Scope {
+        Scope { generation: self.generation, partition }
+    }
+}
+
 impl Scopes {
     /// Knows nothing yet; asks `records`.
     pub fn new(records: Arc<dyn RecordStore>, count: PartitionCount) -> Self {
@@ -47,19 +53,20 @@ impl Scopes {
     /// The partition's scope; none if it was never owned. A generation in doubt is used all the same while the records
     /// are away or slow: what stands under it says itself how old it is.
     pub async fn scope(&self, partition: Partition) -> Result<Option<Scope>, StoreError> {
-        let of = |known: Known| Scope { generation: known.generation, partition };
-        let known = self.known.read().get(&partition).copied();
-        match known {
-            Some(known) if !known.is_in_doubt => Ok(Some(of(known))),
-            Some(_) => Ok(self.look_again(partition).await.map(of)),
-            None => Ok(self.read(partition).await?.map(of)),
+        if let Some(scope) = self.known(partition) {
+            return Ok(Some(scope));
         }
+        let known = match self.look_again(partition).await {
+            Some(known) => Some(known),
+            None => read(Arc::clone(&self.records), Arc::clone(&self.known), partition).await?,
+        };
+        Ok(known.map(|known| known.scope(partition)))
     }
 
     /// The partition's scope, if it is known and not in doubt.
     pub fn known(&self, partition: Partition) -> Option<Scope> {
         let known = self.known.read().get(&partition).copied().filter(|known| !known.is_in_doubt)?;
-        Some(Scope { generation: known.generation, partition })
+        Some(known.scope(partition))
     }
 
     /// What is known of a partition, read again unless that was done a moment ago or takes long.
@@ -80,10 +87,6 @@ impl Scopes {
             Ok(Ok(Ok(fresh))) => fresh,
             _ => Some(known),
         }
-    }
-
-    async fn read(&self, partition: Partition) -> Result<Option<Known>, StoreError> {
-        read(Arc::clone(&self.records), Arc::clone(&self.known), partition).await
     }
 
     /// What the records reflect of a partition, read a moment ago where they answer; none if that is not known.

@@ -17,6 +17,8 @@ use crate::Service;
 /// How often a command is sent until it is answered for certain.
 const TRIES_MAX: usize = 400;
 const TRY_AGAIN: Duration = Duration::from_millis(25);
+/// Commands of one batch.
+const BATCH: usize = 100;
 
 /// What is known of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -145,6 +147,22 @@ impl Load {
             send(services, client + number, &body, history);
             history.done.fetch_add(1, Ordering::Relaxed);
         }
+    }
+}
+
+/// Makes a user like posts, in batches; all of it is accepted.
+pub fn like(service: &Service, user: u64, posts: impl IntoIterator<Item = u64>) {
+    let like = |post| {
+        let id = uuid::Uuid::now_v7().to_string();
+        json!({ "requestId": id, "userId": user, "contentType": "post", "contentId": post, "liked": true })
+    };
+    let commands: Vec<Value> = posts.into_iter().map(like).collect();
+    for commands in commands.chunks(BATCH) {
+        let answer = service.post("/v1/likes/batch", &json!({ "commands": commands }));
+        assert_eq!(answer.status, 200, "{}", answer.text);
+        let results = answer.json()["results"].as_array().cloned().unwrap_or_default();
+        let is_accepted = |result: &Value| result["status"] == "accepted";
+        assert!(results.len() == commands.len() && results.iter().all(is_accepted), "{}", answer.text);
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::{
     collections::HashMap,
-    fmt,
+    fmt::{self, Write},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -162,9 +162,11 @@ fn change_text(change: &Change) -> String {
     let (generation, position) = (scope.generation.0, Position { partition: scope.partition, offset });
     let (heard_at, next) = (claim.heard_at.millis(), claim.next_event_at.map_or(-1, Timestamp::millis));
     let (recovering, is_whole) = (u8::from(claim.recovering), u8::from(*is_whole));
-    let head = format!("{generation:08x} {position} {from} {heard_at} {next} {recovering} {is_whole}");
-    let line = |(content, cached): &(Content, CachedCount)| format!("\n{content} {} {}", cached.count, cached.version);
-    counts.iter().map(line).fold(head, |text, line| text + &line)
+    let mut text = format!("{generation:08x} {position} {from} {heard_at} {next} {recovering} {is_whole}");
+    for (content, CachedCount { count, version }) in counts {
+        let _a_string_takes_all = write!(text, "\n{content} {count} {version}");
+    }
+    text
 }
 
 /// None for what no owner wrote.

@@ -1,7 +1,7 @@
 //! Records spread over several stores by shard: everything of a partition is in one of them, and only a user's list
 //! and the scan of all rows are put together from several.
 
-use std::{cmp::Reverse, collections::HashMap, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
+use std::{cmp::Reverse, fmt, ops::RangeInclusive, str::FromStr, sync::Arc};
 
 use async_trait::async_trait;
 use futures::future::{join, join_all, try_join_all};
@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
-    RecordStore, SCAN_CHUNKS, Snapshot,
+    RecordStore, SCAN_CHUNKS, Snapshot, keep_of_each_type,
 };
 use crate::StoreError;
 
@@ -220,12 +220,7 @@ impl RecordStore for SpreadRecords {
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let mut all = try_join_all(self.stores.iter().map(|store| store.gains(slot, limit))).await?.concat();
         all.sort_by_key(|gain| (Reverse(gain.likes.abs()), gain.content));
-        let mut of_type: HashMap<ContentType, usize> = HashMap::new();
-        all.retain(|gain| {
-            let seen = of_type.entry(gain.content.content_type).or_default();
-            *seen += 1;
-            *seen <= limit
-        });
+        keep_of_each_type(&mut all, limit, |gain| gain.content);
         all.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
         Ok(all)
     }
