@@ -10,8 +10,8 @@ use std::{
 
 use actix_web::{App, HttpResponse, HttpServer, web};
 use clap::ValueEnum;
-use likewise_command_api::{BacklogLimit, Commands, Ports, State};
-use likewise_http::Server;
+use likewise_command_api::{BacklogLimit, Commands, Limits, Ports, State};
+use likewise_http::{Edge, Server};
 use likewise_storage::{
     Clock,
     counters::MemoryCounters,
@@ -89,8 +89,9 @@ pub(crate) async fn serve(kind: Kind, data_dir: &Path) -> Result<()> {
                 requests: Arc::new(MemoryRequests::new(clock.clone())),
                 clock,
             };
-            let state = Arc::new(State::new(Commands::new(ports, BacklogLimit::new(0))));
-            let server = Server::start(listener, move |routes| likewise_command_api::routes(routes, &state))?;
+            let state = Arc::new(State::new(Commands::new(ports, BacklogLimit::new(0), Limits::default()), Vec::new()));
+            let server =
+                Server::start(listener, Edge::open(), move |routes| likewise_command_api::routes(routes, &state))?;
             tokio::signal::ctrl_c().await?;
             server.stop().await;
             Ok(())

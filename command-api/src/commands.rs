@@ -1,19 +1,28 @@
 //! The command role without HTTP: from a checked command to an acknowledged event, or a refusal that says what it did.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 
-use likewise_schema::{LikeToggled, Pair, Position, RequestId, Timestamp, UserId};
+use likewise_schema::{LikeToggled, Pair, Position, RequestId, Timestamp};
 use likewise_storage::{
     Clock, CounterStore, EventLog, RecordStore, RequestStore, Scopes, StoreError,
     counters::Ask,
     log::{AppendError, NewRecord},
     planted::{self, Bug},
     records::LikeRecord,
-    requests::{Begin, Bucket, IN_FLIGHT_LIFE, Intent, MemoryRequests, Policy, RequestKey, Taken},
+    requests::{Admitted, Bucket, Charge, IN_FLIGHT_LIFE, Intent, Level, MemoryRequests, Policy, RequestKey},
 };
+use metrics::counter;
 use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
 
-use crate::backlog::{Backlog, BacklogLimit, Full};
+use crate::backlog::{Backlog, BacklogLimit, Full, Room};
 
 /// By when a command must be answered, any granted wait apart.
 const COMMAND_DEADLINE: Duration = Duration::from_millis(1500);
@@ -21,8 +30,19 @@ const COMMAND_DEADLINE: Duration = Duration::from_millis(1500);
 const AHEAD_MAX_MILLIS: i64 = 20_000;
 /// How old a v7 id may be.
 const AGE_MAX_MILLIS: i64 = 7 * 24 * 3600 * 1000;
-/// Changes that a pair may make.
-pub(crate) const PAIR_POLICY: Policy = Policy { burst: 6, window: Duration::from_secs(60) };
+/// Changes that a pair may make, always.
+const PAIR_POLICY: Policy = Policy { burst: 6, window: Duration::from_secs(60) };
+/// How often a process says that it gives out tokens.
+const ATTEND_EVERY: Duration = Duration::from_secs(1);
+
+/// How many commands one sender may send; none is no limit. That a pair changes at most 6 times a minute is always on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Of one user.
+    pub user: Option<Policy>,
+    /// From one address, or one IPv6 network of 64 bits.
+    pub address: Option<Policy>,
+}
 
 /// What the role works with.
 #[derive(Clone)]
@@ -42,25 +62,42 @@ pub struct Ports {
 /// A like or unlike, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Command {
-    /// Who sent it: requestIds are the caller's own.
-    pub subject: UserId,
     /// What it wants.
     pub intent: Intent,
-    /// Its idempotency key.
+    /// Its idempotency key; a user's own.
     pub request_id: RequestId,
     /// When the client says it happened.
     pub occurred_at: Option<Timestamp>,
     /// W3C trace context.
     pub trace_parent: String,
+    /// Where it came from, if that is limited.
+    pub address: Option<IpAddr>,
+}
+
+impl Command {
+    fn key(&self) -> RequestKey {
+        RequestKey { subject: self.intent.user, request: self.request_id }
+    }
+}
+
+/// A token bucket after a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// Which, and how it fills.
+    pub charge: Charge,
+    /// What it holds.
+    pub level: Level,
 }
 
 /// A command that the log has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Accepted {
     /// Where its event is.
     pub position: Position,
     /// Whether this is the answer to an earlier request.
     pub replayed: bool,
+    /// What it was charged to; nothing where it is replayed.
+    pub budgets: Vec<Budget>,
 }
 
 /// Why a command was not accepted.
@@ -78,8 +115,8 @@ pub enum Refusal {
         /// The server's clock.
         now: Timestamp,
     },
-    /// The pair changes too often.
-    Quota(Taken),
+    /// A pair, a user or an address sends too much. Nothing was done.
+    Quota(Budget),
     /// The projection is too far behind to take more. Nothing was done.
     Backlog,
     /// The log refused. Nothing was done.
@@ -103,27 +140,48 @@ pub type Deadline = Instant;
 /// The command role.
 pub struct Commands {
     ports: Ports,
+    limits: Limits,
     scopes: Scopes,
     backlog: Arc<Backlog>,
-    /// Takes the place of the shared buckets while they are away.
+    /// Takes the place of the shared requests and buckets while they are away.
     local: MemoryRequests,
+    /// Processes that share the buckets; a share of each policy is this one's while they are away.
+    processes: AtomicU32,
+}
+
+/// A command that was let in.
+struct Entry {
+    charges: Vec<Charge>,
+    levels: Vec<Level>,
+    is_local: bool,
 }
 
 impl Commands {
-    /// The role on its ports, taking commands while the projection is less than `limit` behind.
-    pub fn new(ports: Ports, limit: BacklogLimit) -> Self {
+    /// The role on its ports, taking commands while the projection is less than `backlog` behind.
+    pub fn new(ports: Ports, backlog: BacklogLimit, limits: Limits) -> Self {
         let count = ports.log.partitions();
         Self {
             scopes: Scopes::new(Arc::clone(&ports.records), count),
-            backlog: Arc::new(Backlog::new(count, limit)),
+            backlog: Arc::new(Backlog::new(count, backlog)),
             local: MemoryRequests::new(ports.clock.clone()),
+            processes: AtomicU32::new(1),
+            limits,
             ports,
         }
     }
 
-    /// Keeps the knowledge of the projection's lag fresh; runs as long as the role does.
-    pub async fn watch_backlog(&self) {
-        self.backlog.watch(&self.ports, &self.scopes).await;
+    /// Keeps the knowledge of the projection's lag and of the other processes fresh; runs as long as the role does.
+    pub async fn keep_up(&self) {
+        let me = Uuid::new_v4();
+        let attend = async {
+            loop {
+                if let Ok(processes) = self.ports.requests.attend(me).await {
+                    self.processes.store(processes.max(1), Ordering::Relaxed);
+                }
+                tokio::time::sleep(ATTEND_EVERY).await;
+            }
+        };
+        tokio::join!(self.backlog.watch(&self.ports, &self.scopes), attend);
     }
 
     /// Takes one command. Accepted means: the log has it.
@@ -131,37 +189,83 @@ impl Commands {
         let deadline = Instant::now() + COMMAND_DEADLINE;
         let now = self.ports.clock.now();
         check_time(&command.request_id, now)?;
-        let key = RequestKey { subject: command.subject, request: command.request_id };
-        // Without the request store a repeated request is appended again, and has no second effect.
-        match self.ports.requests.begin(key, command.intent).await.unwrap_or(Begin::Fresh) {
-            Begin::Fresh => {}
-            Begin::InFlight => return Err(Refusal::InFlight { retry_after: IN_FLIGHT_LIFE }),
-            Begin::Answered(position) => return Ok(Accepted { position, replayed: true }),
-            Begin::Conflict => return Err(Refusal::Reused),
+        // What cannot be done costs nobody anything.
+        if let Some(fault) = self.ports.log.fault() {
+            return Err(Refusal::Rejected(fault));
         }
-        match self.append(command, now, deadline).await {
+        let partition = self.ports.log.partitions().partition_of(&command.intent.content);
+        let room = self.backlog.admit(partition).await.map_err(|Full| Refusal::Backlog)?;
+        let entry = match self.admit(command).await? {
+            Entered::Fresh(entry) => entry,
+            Entered::Answered(position) => return Ok(Accepted { position, replayed: true, budgets: Vec::new() }),
+        };
+        match self.append(command, room, now, deadline).await {
             Ok(position) => {
-                let _a_courtesy = self.ports.requests.finish(key, command.intent, position).await;
-                Ok(Accepted { position, replayed: false })
+                let (key, intent) = (command.key(), command.intent);
+                let kept = self.ports.requests.finish(key, intent, position).await;
+                if entry.is_local || kept.is_err() {
+                    let _a_courtesy = self.local.finish(key, intent, position).await;
+                }
+                let budgets = entry.charges.into_iter().zip(entry.levels);
+                let budgets = budgets.map(|(charge, level)| Budget { charge, level }).collect();
+                Ok(Accepted { position, replayed: false, budgets })
             }
             Err(refusal) => {
                 if !matches!(refusal, Refusal::Unknown(_)) {
-                    let _a_courtesy = self.ports.requests.abandon(key).await;
+                    // It was not done, so it is not charged.
+                    let store: &dyn RequestStore = if entry.is_local { &self.local } else { &*self.ports.requests };
+                    let _a_courtesy = store.release(command.key(), &entry.charges).await;
                 }
                 Err(refusal)
             }
         }
     }
 
-    async fn append(&self, command: &Command, now: Timestamp, deadline: Deadline) -> Result<Position, Refusal> {
+    /// Lets a command in, or says why not.
+    async fn admit(&self, command: &Command) -> Result<Entered, Refusal> {
+        let Intent { user, content, .. } = command.intent;
+        let of = |bucket, policy| Charge { bucket, policy };
+        let address = self.limits.address.zip(command.address);
+        let mut charges: Vec<Charge> = address
+            .map(|(policy, address)| of(Bucket::Address(address), policy))
+            .into_iter()
+            .chain(self.limits.user.map(|policy| of(Bucket::User(user), policy)))
+            .chain([of(Bucket::Pair(Pair { content, user }), PAIR_POLICY)])
+            .collect();
+        let shared = self.ports.requests.admit(command.key(), command.intent, &charges).await;
+        let is_local = shared.is_err();
+        let admitted = match shared {
+            Ok(admitted) => admitted,
+            // Without the shared requests a repeated one may be appended again, and has no second effect.
+            Err(_) => {
+                let processes = self.processes.load(Ordering::Relaxed);
+                charges.iter_mut().for_each(|charge| charge.policy = charge.policy.share(processes));
+                let local = self.local.admit(command.key(), command.intent, &charges).await;
+                local.unwrap_or(Admitted::Fresh(Vec::new()))
+            }
+        };
+        match admitted {
+            Admitted::Fresh(levels) => Ok(Entered::Fresh(Entry { charges, levels, is_local })),
+            Admitted::InFlight => Err(Refusal::InFlight { retry_after: IN_FLIGHT_LIFE }),
+            Admitted::Answered(position) => Ok(Entered::Answered(position)),
+            Admitted::Conflict => Err(Refusal::Reused),
+            Admitted::Exhausted { charge, level } => {
+                let charge = charges.swap_remove(charge.min(charges.len() - 1));
+                counter!("likewise_limited_total", "limit" => charge.bucket.name()).increment(1);
+                Err(Refusal::Quota(Budget { charge, level }))
+            }
+        }
+    }
+
+    async fn append(
+        &self,
+        command: &Command,
+        room: Room<'_>,
+        now: Timestamp,
+        deadline: Deadline,
+    ) -> Result<Position, Refusal> {
         let Intent { user, content, liked } = command.intent;
         let partition = self.ports.log.partitions().partition_of(&content);
-        let room = self.backlog.admit(partition).await.map_err(|Full| Refusal::Backlog)?;
-        let bucket = Bucket::Pair(Pair { content, user });
-        let taken = self.take(bucket).await;
-        if !taken.allowed {
-            return Err(Refusal::Quota(taken));
-        }
         let event = LikeToggled {
             request_id: command.request_id,
             user_id: user,
@@ -183,30 +287,16 @@ impl Commands {
             tokio::spawn(async move { log.append(record).await });
             return Ok(Position { partition, offset });
         }
+        let late = || Err(Refusal::Unknown("the log did not answer in time".into()));
         match timeout_at(deadline, self.ports.log.append(record)).await {
             Ok(Ok(offset)) => {
                 room.appended(offset);
-                Ok(Position { partition, offset })
+                // The process may have stood still: whoever asked has gone.
+                if Instant::now() > deadline { late() } else { Ok(Position { partition, offset }) }
             }
-            Ok(Err(AppendError::Rejected(error))) => {
-                // It was not done, so it is not charged.
-                let _a_courtesy = self.ports.requests.give_back(bucket, PAIR_POLICY).await;
-                Err(Refusal::Rejected(error))
-            }
+            Ok(Err(AppendError::Rejected(error))) => Err(Refusal::Rejected(error)),
             Ok(Err(AppendError::Unknown(error))) => Err(Refusal::Unknown(error.to_string())),
-            Err(_) => Err(Refusal::Unknown("the log did not answer in time".into())),
-        }
-    }
-
-    async fn take(&self, bucket: Bucket) -> Taken {
-        let shared = self.ports.requests.take(bucket, PAIR_POLICY).await;
-        match shared {
-            Ok(taken) => taken,
-            Err(_) => self.local.take(bucket, PAIR_POLICY).await.unwrap_or(Taken {
-                allowed: true,
-                remaining: 0,
-                next_in: Duration::ZERO,
-            }),
+            Err(_) => late(),
         }
     }
 
@@ -266,6 +356,12 @@ impl Commands {
             true => Progress::Applied(Some(position)),
         })
     }
+}
+
+/// How a command was let in.
+enum Entered {
+    Fresh(Entry),
+    Answered(Position),
 }
 
 fn check_time(id: &RequestId, now: Timestamp) -> Result<(), Refusal> {

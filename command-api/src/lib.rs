@@ -11,35 +11,45 @@ mod commands;
 mod likes;
 mod status;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{http::Method, web};
 use likewise_http::{Concurrency, Routes};
+use likewise_schema::ContentType;
 use utoipa::OpenApi;
 
 pub use self::{
     backlog::{Backlog, BacklogLimit},
-    commands::{Accepted, Command, Commands, Deadline, Ports, Refusal},
+    commands::{Accepted, Budget, Command, Commands, Deadline, Limits, Ports, Refusal},
 };
 
 /// Commands under way at once in one process; more wait 50 ms, then are refused.
 const COMMANDS_MAX: usize = 4096;
+/// What a command may take before fewer are taken at once: half of what a like may take end to end.
+const COMMAND_TARGET: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 pub struct State {
     commands: Commands,
+    content_types: Vec<ContentType>,
     concurrency: Concurrency,
 }
 
 impl State {
-    /// Handlers' state around the role.
-    pub fn new(commands: Commands) -> Self {
-        Self { commands, concurrency: Concurrency::new(COMMANDS_MAX) }
+    /// Handlers' state around the role, for contents of these types; of any type if there are none.
+    pub fn new(commands: Commands, content_types: Vec<ContentType>) -> Self {
+        let concurrency = Concurrency::adaptive("commands", COMMANDS_MAX, COMMAND_TARGET);
+        Self { commands, content_types, concurrency }
     }
 
-    /// Keeps the knowledge of the projection's lag fresh; runs as long as the role does.
-    pub async fn watch_backlog(&self) {
-        self.commands.watch_backlog().await;
+    /// Whether likes of such contents are taken.
+    fn takes(&self, content_type: &ContentType) -> bool {
+        self.content_types.is_empty() || self.content_types.contains(content_type)
+    }
+
+    /// Keeps what the role knows of its surroundings fresh; runs as long as the role does.
+    pub async fn keep_up(&self) {
+        self.commands.keep_up().await;
     }
 }
 

@@ -1,11 +1,15 @@
 //! `POST /v1/likes`, its batch, and `PUT`/`DELETE` of one like.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, net::IpAddr, str::FromStr, time::Duration};
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::header::{self, HeaderName},
+    web,
+};
 use likewise_http::{
-    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, read_body, refuse_body, trace_parent,
-    wait_preference, whole_seconds,
+    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, Proxies, read_body, refuse_body,
+    retry_after, trace_parent, wait_preference, whole_seconds,
 };
 use likewise_schema::{Content, ContentId, ContentType, Invalid, Position, RequestId, Timestamp, UserId};
 use likewise_storage::requests::Intent;
@@ -15,7 +19,7 @@ use uuid::Uuid;
 
 use crate::{
     State,
-    commands::{Accepted, Command, PAIR_POLICY, Refusal},
+    commands::{Accepted, Budget, Command, Refusal},
 };
 
 const BODY: BodyLimit = BodyLimit(4 * 1024);
@@ -34,9 +38,10 @@ pub(crate) struct LikeRequest {
     /// Idempotency key: a UUID, version 7 advised. `Idempotency-Key` may stand for it.
     #[schema(format = "uuid", required = false)]
     request_id: String,
-    /// The user; a string or an integer. Only where the caller may act for a user.
+    /// The user; a string or an integer. A service key names the user it acts for; a user's token does so itself, and
+    /// takes no `userId`.
     #[schema(example = "7")]
-    user_id: String,
+    user_id: Option<String>,
     /// `[a-z][a-z0-9_-]{0,19}`
     #[schema(example = "post")]
     content_type: String,
@@ -94,7 +99,7 @@ pub(crate) struct BatchAnswer {
     results: Vec<serde_json::Value>,
 }
 
-fn answer(command: &Command, accepted: Accepted, count: Option<i64>) -> LikeAnswer {
+fn answer(command: &Command, accepted: &Accepted, count: Option<i64>) -> LikeAnswer {
     let Intent { user, content, liked } = command.intent;
     LikeAnswer {
         request_id: command.request_id,
@@ -118,6 +123,8 @@ fn answer(command: &Command, accepted: Accepted, count: Option<i64>) -> LikeAnsw
         (status = 202, description = "The log has it", body = LikeAnswer),
         (status = 200, description = "It is projected (with `Prefer: wait`)", body = LikeAnswer),
         (status = 400, description = "Not the JSON expected"),
+        (status = 401, description = "No credential that is accepted"),
+        (status = 403, description = "The key's scopes do not cover commands"),
         (status = 409, description = "The same request is in flight"),
         (status = 413, description = "Over 4 KiB"),
         (status = 415, description = "Not plain JSON"),
@@ -126,10 +133,10 @@ fn answer(command: &Command, accepted: Accepted, count: Option<i64>) -> LikeAnsw
         (status = 503, description = "`outcome` says whether it may have been done"),
     ))]
 pub(crate) async fn create(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
-    Params::of(&request).finish()?;
+    let sender = Sender::of(&state, &request)?;
     let body = read_body(&request, payload, BODY).await?;
     let mut fields = Fields::parse(&body)?;
-    let command = read_command(&mut fields, idempotency_key(&request)?, &request);
+    let command = sender.read_command(&mut fields, idempotency_key(&request)?);
     fields.finish()?;
     let command = command.ok_or(Problem::from(&Kind::INVALID_BODY))?;
     submit(&state, &request, command).await
@@ -139,13 +146,18 @@ pub(crate) async fn create(state: web::Data<State>, request: HttpRequest, payloa
 #[utoipa::path(put, path = "/v1/contents/{contentType}/{contentId}/like", tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
-        ("viewer" = String, Query, description = "The user, in the open loopback mode"),
+        ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),
     responses((status = 202, description = "The log has it", body = LikeAnswer),
               (status = 200, description = "It is projected", body = LikeAnswer),
-              (status = 400, description = "A parameter is not valid"), (status = 429, description = "Too many changes"),
+              (status = 400, description = "A parameter is not valid"),
+              (status = 401, description = "No credential that is accepted"),
+              (status = 403, description = "The key's scopes do not cover commands"),
+              (status = 409, description = "The same request is in flight"),
+              (status = 422, description = "A value out of range, or a requestId used for another command"),
+              (status = 429, description = "Too many changes"),
               (status = 503, description = "See `outcome`")))]
 pub(crate) async fn like(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
     toggle(state, request, payload, true).await
@@ -155,28 +167,34 @@ pub(crate) async fn like(state: web::Data<State>, request: HttpRequest, payload:
 #[utoipa::path(delete, path = "/v1/contents/{contentType}/{contentId}/like", tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
-        ("viewer" = String, Query, description = "The user, in the open loopback mode"),
+        ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),
     responses((status = 202, description = "The log has it", body = LikeAnswer),
               (status = 200, description = "It is projected", body = LikeAnswer),
-              (status = 400, description = "A parameter is not valid"), (status = 429, description = "Too many changes"),
+              (status = 400, description = "A parameter is not valid"),
+              (status = 401, description = "No credential that is accepted"),
+              (status = 403, description = "The key's scopes do not cover commands"),
+              (status = 409, description = "The same request is in flight"),
+              (status = 422, description = "A value out of range, or a requestId used for another command"),
+              (status = 429, description = "Too many changes"),
               (status = 503, description = "See `outcome`")))]
 pub(crate) async fn unlike(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
     toggle(state, request, payload, false).await
 }
 
 async fn toggle(state: web::Data<State>, request: HttpRequest, payload: web::Payload, liked: bool) -> Answer {
-    refuse_body(payload).await?;
     let mut params = Params::of(&request);
     let content = params.content();
-    let caller = Caller::of(&mut params);
-    if caller.viewer().is_none() {
-        params.fault("viewer", "is missing: it names the user while the server runs without authentication");
+    let caller = Caller::of(&request, &mut params)?;
+    let user = caller.acting_viewer(&mut params)?;
+    if content.is_some_and(|content| !state.takes(&content.content_type)) {
+        params.fault("contentType", TYPE_NOT_TAKEN);
     }
     params.finish()?;
-    let (Some(content), Some(user)) = (content, caller.viewer()) else { return Err((&Kind::INVALID_PARAMETER).into()) };
+    refuse_body(payload).await?;
+    let (Some(content), Some(user)) = (content, user) else { return Err((&Kind::INVALID_PARAMETER).into()) };
     let request_id = match idempotency_key(&request)? {
         Some(key) => key.parse().map_err(|invalid: Invalid| {
             Problem::from(&Kind::INVALID_VALUE).with_errors(vec![Fault::parameter("Idempotency-Key", invalid.detail())])
@@ -184,31 +202,34 @@ async fn toggle(state: web::Data<State>, request: HttpRequest, payload: web::Pay
         None => RequestId::from_uuid(Uuid::now_v7()),
     };
     let trace_parent = trace_parent(&request, || Uuid::new_v4().as_u128());
-    let intent = Intent { user, content, liked };
-    submit(&state, &request, Command { subject: user, intent, request_id, occurred_at: None, trace_parent }).await
+    let (intent, address) = (Intent { user, content, liked }, address_of(&caller, &request));
+    submit(&state, &request, Command { intent, request_id, occurred_at: None, trace_parent, address }).await
 }
 
 /// Up to 100 commands in one request.
 #[utoipa::path(post, path = "/v1/likes/batch", tag = "commands", request_body = BatchRequest,
     responses((status = 200, description = "One outcome each, in order", body = BatchAnswer),
               (status = 400, description = "Not the JSON expected"), (status = 413, description = "Over 64 KiB"),
+              (status = 401, description = "No credential that is accepted"),
+              (status = 403, description = "The key's scopes do not cover commands"),
+              (status = 503, description = "Nothing was done"),
               (status = 415, description = "Not plain JSON"),
               (status = 422, description = "A value out of range, or two commands for one pair")))]
 pub(crate) async fn batch(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
-    Params::of(&request).finish()?;
+    let sender = Sender::of(&state, &request)?;
     let body = read_body(&request, payload, BATCH_BODY).await?;
-    let commands = read_batch(&body, &request)?;
+    let commands = read_batch(&body, &sender)?;
     let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
     let outcomes = commands.iter().map(|command| state.commands.submit(command));
     let outcomes = futures::future::join_all(outcomes).await;
     let results = commands.iter().zip(outcomes).map(|(command, outcome)| match outcome {
-        Ok(accepted) => serde_json::to_value(answer(command, accepted, None)).unwrap_or_default(),
+        Ok(accepted) => serde_json::to_value(answer(command, &accepted, None)).unwrap_or_default(),
         Err(refusal) => problem(refusal).to_json(),
     });
     Ok(HttpResponse::Ok().json(BatchAnswer { results: results.collect() }))
 }
 
-fn read_batch(body: &[u8], request: &HttpRequest) -> Result<Vec<Command>, Problem> {
+fn read_batch(body: &[u8], sender: &Sender<'_>) -> Result<Vec<Command>, Problem> {
     let mut fields = Fields::parse(body)?;
     let elements = fields.required("commands").and_then(|raw| fields.array("commands", raw));
     match &elements {
@@ -221,7 +242,7 @@ fn read_batch(body: &[u8], request: &HttpRequest) -> Result<Vec<Command>, Proble
     let (mut form, mut value) = (Vec::new(), Vec::new());
     for (index, raw) in elements.unwrap_or_default().into_iter().enumerate() {
         let outcome = Fields::parse_at(raw, format!("/commands/{index}")).and_then(|mut fields| {
-            let command = read_command(&mut fields, None, request);
+            let command = sender.read_command(&mut fields, None);
             fields.finish()?;
             command.ok_or(Problem::from(&Kind::INVALID_BODY))
         });
@@ -250,56 +271,90 @@ fn read_batch(body: &[u8], request: &HttpRequest) -> Result<Vec<Command>, Proble
     Ok(commands)
 }
 
-/// Reads a command's members, noting every fault. None if there is one.
-fn read_command(fields: &mut Fields<'_>, key: Option<String>, request: &HttpRequest) -> Option<Command> {
-    fn parsed<T: std::str::FromStr<Err = Invalid>>(fields: &mut Fields<'_>, name: &str, text: &str) -> Option<T> {
-        text.parse().map_err(|invalid: Invalid| fields.value_fault(name, invalid.detail())).ok()
+const TYPE_NOT_TAKEN: &str = "is not a type that this server takes";
+
+/// Where a command came from, if that counts: a backend sends for many.
+fn address_of(caller: &Caller, request: &HttpRequest) -> Option<IpAddr> {
+    let proxies = request.app_data::<Proxies>().filter(|_| !caller.is_service())?;
+    proxies.client(request)
+}
+
+/// Who sends commands in a body, and what they have in common.
+struct Sender<'a> {
+    state: &'a State,
+    request: &'a HttpRequest,
+    /// None where each command names its user.
+    user: Option<UserId>,
+    address: Option<IpAddr>,
+}
+
+impl<'a> Sender<'a> {
+    fn of(state: &'a State, request: &'a HttpRequest) -> Result<Self, Problem> {
+        // The body names the user, where somebody has to: no parameter does.
+        let params = Params::of(request);
+        let caller = Caller::naming_in_body(request)?;
+        let user = caller.actor()?;
+        params.finish()?;
+        Ok(Self { state, request, user, address: address_of(&caller, request) })
     }
-    fn number<T: std::str::FromStr<Err = Invalid>>(fields: &mut Fields<'_>, name: &str) -> Option<T> {
-        let raw = fields.required(name)?;
-        match fields.text_or_integer(name, raw)? {
-            Found::Text(text) => parsed(fields, name, &text),
-            Found::Integer(number) => {
-                parsed(fields, name, &number.map_or_else(String::new, |number| number.to_string()))
-            }
+
+    /// Reads a command's members, noting every fault. None if there is one.
+    fn read_command(&self, fields: &mut Fields<'_>, key: Option<String>) -> Option<Command> {
+        let in_body = match key {
+            Some(_) => fields.optional("requestId").and_then(|raw| fields.text("requestId", raw)),
+            None => text(fields, "requestId"),
+        };
+        let request_id = match (&in_body, &key) {
+            (Some(id), _) => parsed::<RequestId>(fields, "requestId", id),
+            (None, Some(key)) => parsed(fields, "requestId", key),
+            (None, None) => None,
+        };
+        if let (Some(_), Some(key), Some(id)) = (&in_body, &key, request_id)
+            && key.parse() != Ok(id)
+        {
+            fields.value_fault("requestId", "must equal Idempotency-Key when both are sent");
         }
+        let user = self.user.or_else(|| number::<UserId>(fields, "userId"));
+        let content_type =
+            text(fields, "contentType").and_then(|kind| parsed::<ContentType>(fields, "contentType", &kind));
+        if content_type.is_some_and(|kind| !self.state.takes(&kind)) {
+            fields.value_fault("contentType", TYPE_NOT_TAKEN);
+        }
+        let content_id = number::<ContentId>(fields, "contentId");
+        let liked = fields.required("liked").and_then(|raw| fields.boolean("liked", raw));
+        let occurred_at = match fields.optional("occurredAt") {
+            Some(raw) => fields.text("occurredAt", raw).map(|time| {
+                Timestamp::parse(&time).map_err(|invalid| fields.value_fault("occurredAt", invalid.detail())).ok()
+            }),
+            None => Some(None),
+        };
+        let content = Content { content_type: content_type?, content_id: content_id? };
+        Some(Command {
+            intent: Intent { user: user?, content, liked: liked? },
+            request_id: request_id?,
+            occurred_at: occurred_at?,
+            trace_parent: trace_parent(self.request, || Uuid::new_v4().as_u128()),
+            address: self.address,
+        })
     }
-    fn text<'a>(fields: &mut Fields<'a>, name: &str) -> Option<Cow<'a, str>> {
-        let raw = fields.required(name)?;
-        fields.text(name, raw)
+}
+
+fn parsed<T: FromStr<Err = Invalid>>(fields: &mut Fields<'_>, name: &str, text: &str) -> Option<T> {
+    text.parse().map_err(|invalid: Invalid| fields.value_fault(name, invalid.detail())).ok()
+}
+
+/// An id: a string or an integer.
+fn number<T: FromStr<Err = Invalid>>(fields: &mut Fields<'_>, name: &str) -> Option<T> {
+    let raw = fields.required(name)?;
+    match fields.text_or_integer(name, raw)? {
+        Found::Text(text) => parsed(fields, name, &text),
+        Found::Integer(number) => parsed(fields, name, &number.map_or_else(String::new, |number| number.to_string())),
     }
-    let in_body = match key {
-        Some(_) => fields.optional("requestId").and_then(|raw| fields.text("requestId", raw)),
-        None => text(fields, "requestId"),
-    };
-    let request_id = match (&in_body, &key) {
-        (Some(id), _) => parsed::<RequestId>(fields, "requestId", id),
-        (None, Some(key)) => parsed(fields, "requestId", key),
-        (None, None) => None,
-    };
-    if let (Some(_), Some(key), Some(id)) = (&in_body, &key, request_id)
-        && key.parse() != Ok(id)
-    {
-        fields.value_fault("requestId", "must equal Idempotency-Key when both are sent");
-    }
-    let user = number::<UserId>(fields, "userId");
-    let content_type = text(fields, "contentType").and_then(|kind| parsed::<ContentType>(fields, "contentType", &kind));
-    let content_id = number::<ContentId>(fields, "contentId");
-    let liked = fields.required("liked").and_then(|raw| fields.boolean("liked", raw));
-    let occurred_at = match fields.optional("occurredAt") {
-        Some(raw) => fields.text("occurredAt", raw).map(|time| {
-            Timestamp::parse(&time).map_err(|invalid| fields.value_fault("occurredAt", invalid.detail())).ok()
-        }),
-        None => Some(None),
-    };
-    let content = Content { content_type: content_type?, content_id: content_id? };
-    Some(Command {
-        subject: user?,
-        intent: Intent { user: user?, content, liked: liked? },
-        request_id: request_id?,
-        occurred_at: occurred_at?,
-        trace_parent: trace_parent(request, || Uuid::new_v4().as_u128()),
-    })
+}
+
+fn text<'a>(fields: &mut Fields<'a>, name: &str) -> Option<Cow<'a, str>> {
+    let raw = fields.required(name)?;
+    fields.text(name, raw)
 }
 
 /// The key of `Idempotency-Key`, quoted or bare.
@@ -335,11 +390,30 @@ async fn submit(state: &State, request: &HttpRequest, command: Command) -> Answe
     if accepted.replayed {
         response.insert_header(("Idempotent-Replayed", "true"));
     }
-    Ok(response.json(answer(&command, accepted, count)))
+    for (name, value) in budget_headers(&accepted.budgets) {
+        response.insert_header((name, value));
+    }
+    Ok(response.json(answer(&command, &accepted, count)))
 }
 
 pub(crate) fn busy() -> Problem {
-    Problem::from(&Kind::REDUCED_CAPACITY).with_outcome(Outcome::Rejected).with_retry_after(RETRY)
+    Problem::from(&Kind::REDUCED_CAPACITY).with_outcome(Outcome::Rejected).with_retry_after(retry_after())
+}
+
+/// `RateLimit-Policy` and `RateLimit` (draft-ietf-httpapi-ratelimit-headers): `q` tokens in `w` seconds, of which `r` are
+/// left; the next comes in `t` seconds. Nothing without budgets.
+fn budget_headers(budgets: &[Budget]) -> Vec<(&'static str, String)> {
+    if budgets.is_empty() {
+        return Vec::new();
+    }
+    let list = |item: &dyn Fn(&Budget) -> String| budgets.iter().map(item).collect::<Vec<_>>().join(", ");
+    let policies = list(&|Budget { charge, .. }| {
+        format!("\"{}\";q={};w={}", charge.bucket.name(), charge.policy.burst, whole_seconds(charge.policy.window))
+    });
+    let levels = list(&|Budget { charge, level }| {
+        format!("\"{}\";r={};t={}", charge.bucket.name(), level.remaining, whole_seconds(level.next_in))
+    });
+    vec![("ratelimit-policy", policies), ("ratelimit", levels)]
 }
 
 fn problem(refusal: Refusal) -> Problem {
@@ -347,18 +421,11 @@ fn problem(refusal: Refusal) -> Problem {
         Refusal::InFlight { retry_after } => Problem::from(&Kind::IN_FLIGHT).with_retry_after(retry_after),
         Refusal::Reused => (&Kind::REQUEST_ID_REUSED).into(),
         Refusal::RequestIdTime { now } => Problem::from(&Kind::REQUEST_ID_TIME).with_server_time(now),
-        Refusal::Quota(taken) => {
-            let (burst, window) = (PAIR_POLICY.burst, PAIR_POLICY.window.as_secs());
-            Problem::from(&Kind::QUOTA_EXCEEDED)
-                .with_retry_after(taken.next_in)
-                .with_header(
-                    header::HeaderName::from_static("ratelimit-policy"),
-                    format!("\"pair\";q={burst};w={window}"),
-                )
-                .with_header(
-                    header::HeaderName::from_static("ratelimit"),
-                    format!("\"pair\";r={};t={}", taken.remaining, whole_seconds(taken.next_in)),
-                )
+        Refusal::Quota(budget) => {
+            let problem = Problem::from(&Kind::QUOTA_EXCEEDED).with_retry_after(budget.level.next_in);
+            budget_headers(&[budget])
+                .into_iter()
+                .fold(problem, |problem, (name, value)| problem.with_header(HeaderName::from_static(name), value))
         }
         Refusal::Backlog => busy(),
         Refusal::Rejected(_) => Problem::new(&Kind::UNAVAILABLE, "The log takes no commands.")

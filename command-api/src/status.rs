@@ -35,20 +35,19 @@ pub(crate) struct CommandStatus {
 
 /// What became of a command, for its owner.
 #[utoipa::path(get, path = "/v1/commands/{requestId}", tag = "commands",
-    params(("requestId" = String, Path), ("viewer" = String, Query, description = "The owner, in the open loopback mode"),
+    params(("requestId" = String, Path), ("viewer" = String, Query, description = "The owner, for a service key and in the open loopback mode"),
            ("content" = Option<String>, Query, description = "`post:42`: finds a command after its answer was forgotten")),
     responses((status = 200, body = CommandStatus), (status = 400, description = "A parameter is not valid"),
+              (status = 401, description = "No credential that is accepted"),
+              (status = 403, description = "The key's scopes do not cover commands"),
               (status = 503, description = "The records are away")))]
 pub(crate) async fn get(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
     let request_id = params.path::<RequestId>("requestId");
     let content = params.optional::<Content>("content");
-    let caller = Caller::of(&mut params);
-    if caller.viewer().is_none() {
-        params.fault("viewer", "is missing: it names the owner while the server runs without authentication");
-    }
+    let subject = Caller::of(&request, &mut params)?.acting_viewer(&mut params)?;
     params.finish()?;
-    let (Some(request_id), Some(subject)) = (request_id, caller.viewer()) else {
+    let (Some(request_id), Some(subject)) = (request_id, subject) else {
         return Err((&Kind::INVALID_PARAMETER).into());
     };
     let away = || Problem::new(&Kind::UNAVAILABLE, "The records are away.").with_retry_after(RETRY);

@@ -46,9 +46,12 @@ kinds! {
         "A part of the path, a query parameter or a header is missing, unknown, repeated or out of range. `errors` \
          names every one at fault. Nothing was done.";
     UNAUTHORIZED = "unauthorized" 401 "Authentication is needed" None,
-        "The request carries no credential that this server accepts.";
+        "The request carries no credential that this server accepts: send `Authorization: Bearer` with a token of its \
+         issuer that has not expired, or with a service key.";
     FORBIDDEN = "forbidden" 403 "This is for its owner" None,
         "The caller may not act or read for another user.";
+    INSUFFICIENT_SCOPE = "insufficient-scope" 403 "The key is not for this" None,
+        "The service key is valid, but its scopes do not cover what is asked for. Nothing was done.";
     NOT_FOUND = "not-found" 404 "There is nothing here" None,
         "No resource has this path.";
     METHOD_NOT_ALLOWED = "method-not-allowed" 405 "The resource does not take this method" None,
@@ -75,8 +78,8 @@ kinds! {
         "A version 7 UUID may be at most 20 seconds ahead of the server's clock and at most 7 days old. `serverTime` \
          tells the right time: make a new requestId by it. Nothing was done.";
     QUOTA_EXCEEDED = "quota-exceeded" 429 "Too many changes" QUOTA,
-        "A user may change their like of one content 6 times a minute. `Retry-After` tells when the next one is taken. \
-         Nothing was done.";
+        "A user may change their like of one content 6 times a minute; there can be limits for a user and for an \
+         address too. `RateLimit-Policy` names them, `Retry-After` tells when the next command is taken. Nothing was done.";
     INTERNAL = "internal" 500 "The server failed" None,
         "A fault in the server. The outcome of a command is unknown: send it again with the same requestId.";
     REDUCED_CAPACITY = "temporary-reduced-capacity" 503 "The server is busy" CAPACITY,

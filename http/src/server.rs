@@ -1,24 +1,40 @@
 //! One HTTP server: listen, handle, drain.
 
 use std::{
+    any::Any,
     cell::RefCell,
     net::{IpAddr, TcpListener},
+    panic::AssertUnwindSafe,
     rc::Rc,
+    sync::Arc,
     time::Duration,
 };
 
+use actix_cors::Cors;
+use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
-    App, HttpRequest, HttpResponse, HttpServer,
-    dev::{ServerHandle, Service, ServiceRequest},
-    http::{Method, header},
+    App, HttpMessage, HttpRequest, HttpResponse, HttpServer,
+    dev::{Extensions, ServerHandle, Service, ServiceRequest},
+    http::{
+        Method,
+        header::{self, HeaderMap, HeaderValue},
+    },
+    middleware::Condition,
+    rt::net::TcpStream,
     web,
 };
+use futures::FutureExt;
 use metrics::{Counter, Histogram, counter, histogram};
+use socket2::SockRef;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
-    problem::{Kind, Problem},
+    address::Proxies,
+    authority::Authority,
+    problem::{Kind, Outcome, Problem},
+    pulse::{Class, Pulse},
     routes::{RoutePath, Routes},
+    tls::Certificate,
 };
 
 /// Threads that serve requests.
@@ -32,39 +48,150 @@ const DRAIN_SECONDS: u64 = 5;
 /// Longest URI.
 const URI_BYTES_MAX: usize = 8192;
 
+/// How long what was sent to a client may remain untaken.
+const UNTAKEN_MAX: Duration = Duration::from_secs(10);
+/// How long a browser may remember what a page of another site may send.
+const PREFLIGHT_SECONDS: usize = 600;
+/// The answers are data: nothing in them is to be run, shown in a frame, or taken for something else.
+const POLICY: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+/// The documentation brings its own scripts, and styles within its pages.
+const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
+     base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+);
+/// Once reached over TLS, a browser does not come without for a year.
+const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// How a server meets the world.
+#[derive(Clone)]
+pub struct Edge {
+    /// Whom it believes.
+    pub authority: Arc<Authority>,
+    /// Whose word on a client's address counts.
+    pub proxies: Proxies,
+    /// Origins whose pages may call it.
+    pub origins: Vec<String>,
+    /// Its certificate; none is plain HTTP.
+    pub tls: Option<Arc<Certificate>>,
+    /// Whether all but health is for holders of an admin token or key.
+    pub is_admin: bool,
+}
+
+impl Edge {
+    /// For loopback: believes everybody, no TLS.
+    pub fn open() -> Self {
+        Self {
+            authority: Arc::new(Authority::open()),
+            proxies: Proxies::default(),
+            origins: Vec::new(),
+            tls: None,
+            is_admin: false,
+        }
+    }
+
+    fn cors(&self) -> Cors {
+        let cors = Cors::default()
+            .allowed_methods([Method::GET, Method::POST, Method::PUT, Method::DELETE])
+            .allowed_headers([
+                "authorization",
+                "content-type",
+                "idempotency-key",
+                "if-none-match",
+                "last-event-id",
+                "prefer",
+                "traceparent",
+            ])
+            .expose_headers([
+                "Retry-After",
+                "RateLimit",
+                "RateLimit-Policy",
+                "Location",
+                "ETag",
+                "Preference-Applied",
+                "Idempotent-Replayed",
+            ])
+            .block_on_origin_mismatch(false)
+            .max_age(PREFLIGHT_SECONDS);
+        self.origins.iter().fold(cors, |cors, origin| cors.allowed_origin(origin))
+    }
+
+    /// Why a request is refused before anything looks at it.
+    fn refuse(&self, request: &ServiceRequest, pulse: &Pulse) -> Option<Problem> {
+        if let Some(problem) = refuse_form(request, self.authority.is_open()) {
+            return Some(problem);
+        }
+        let class = Class::of(request.method(), request.path());
+        if pulse.refuses(class) {
+            let problem = Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(retry_after());
+            return Some(if class == Class::Command { problem.with_outcome(Outcome::Rejected) } else { problem });
+        }
+        let is_for_admins = self.is_admin && !["/livez", "/readyz"].contains(&request.path());
+        if class == Class::Health && !is_for_admins {
+            return None;
+        }
+        match self.authority.sender(request.headers()) {
+            Err(problem) => Some(problem),
+            Ok(sender) if is_for_admins => sender.must_be_admin().err(),
+            Ok(sender) => {
+                request.extensions_mut().insert(sender);
+                None
+            }
+        }
+    }
+}
+
+/// When to come again: not all at once.
+pub fn retry_after() -> Duration {
+    Duration::from_secs(fastrand::u64(1..=3))
+}
+
 /// A server that runs.
 pub struct Server {
     handle: ServerHandle,
     task: JoinHandle<std::io::Result<()>>,
+    keep_up: JoinHandle<()>,
 }
 
 impl Server {
     /// Serves on `listener` what `build` adds, once per worker.
-    pub fn start(listener: TcpListener, build: impl Fn(&mut Routes) + Send + Clone + 'static) -> std::io::Result<Self> {
+    pub fn start(
+        listener: TcpListener,
+        edge: Edge,
+        build: impl Fn(&mut Routes) + Send + Clone + 'static,
+    ) -> std::io::Result<Self> {
+        let (authority, tls) = (Arc::clone(&edge.authority), edge.tls.clone());
         let app = move || {
             let mut routes = Routes::default();
             build(&mut routes);
-            let meters = Rc::new(Meters::default());
+            let (meters, pulse, edge) = (Rc::new(Meters::default()), Pulse::start(), edge.clone());
             App::new()
+                .app_data(edge.proxies.clone())
+                .wrap(Condition::new(!edge.origins.is_empty(), edge.cors()))
                 .wrap_fn(move |request, service| {
                     let (meters, started) = (Rc::clone(&meters), Instant::now());
                     let method = known_method(request.method());
-                    let answer = match refuse_early(&request) {
+                    let (is_docs, has_tls) = (request.path().starts_with("/docs"), edge.tls.is_some());
+                    let answer = match edge.refuse(&request, &pulse) {
                         Some(problem) => Err(problem),
-                        None => Ok(service.call(request)),
+                        None => Ok(AssertUnwindSafe(service.call(request)).catch_unwind()),
                     };
                     async move {
+                        let answer = match answer {
+                            Ok(answer) => answer.await.unwrap_or_else(|_| Err(Problem::from(&Kind::INTERNAL).into())),
+                            Err(problem) => Err(problem.into()),
+                        };
                         match answer {
-                            Ok(answer) => {
-                                let response = answer.await?;
+                            Ok(mut response) => {
                                 let route = response.request().app_data::<RoutePath>().map(|RoutePath(path)| *path);
                                 let status = response.status().as_u16();
                                 meters.count((method, route, status), started.elapsed());
+                                secure(response.headers_mut(), is_docs, has_tls);
                                 Ok(response)
                             }
-                            Err(problem) => {
-                                meters.count((method, None, problem.status()), started.elapsed());
-                                Err(problem.into())
+                            Err(error) => {
+                                let status = error.as_response_error().status_code().as_u16();
+                                meters.count((method, None, status), started.elapsed());
+                                Err(error)
                             }
                         }
                     }
@@ -77,17 +204,54 @@ impl Server {
             .backlog(BACKLOG)
             .keep_alive(IDLE)
             .client_request_timeout(IDLE)
+            .client_disconnect_timeout(IDLE)
+            .h1_allow_half_closed(false)
+            .on_connect(bound_untaken)
             .shutdown_timeout(DRAIN_SECONDS)
-            .disable_signals()
-            .listen(listener)?
-            .run();
-        Ok(Self { handle: server.handle(), task: tokio::spawn(server) })
+            .disable_signals();
+        let server = match &tls {
+            Some(certificate) => server.listen_rustls_0_23(listener, certificate.config())?,
+            None => server.listen(listener)?,
+        };
+        let server = server.run();
+        let keep_up = tokio::spawn(async move {
+            let certificate = async {
+                match tls {
+                    Some(certificate) => certificate.keep_up().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::join!(authority.keep_up(), certificate);
+        });
+        Ok(Self { handle: server.handle(), task: tokio::spawn(server), keep_up })
     }
 
     /// Stops accepting and finishes the requests in flight.
     pub async fn stop(self) {
         self.handle.stop(true).await;
         let _ended = self.task.await;
+        self.keep_up.abort();
+    }
+}
+
+/// What every answer carries, unless it carries its own.
+fn secure(headers: &mut HeaderMap, is_docs: bool, has_tls: bool) {
+    if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
+        headers.insert(header::CONTENT_SECURITY_POLICY, if is_docs { DOCS_POLICY } else { POLICY });
+    }
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    if has_tls {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, ONLY_TLS);
+    }
+}
+
+/// A client that takes nothing of what is sent to it is cut off by the system.
+fn bound_untaken(connection: &dyn Any, _data: &mut Extensions) {
+    let plain = connection.downcast_ref::<TcpStream>();
+    let socket = plain.or_else(|| connection.downcast_ref::<TlsStream<TcpStream>>().map(|tls| tls.get_ref().0));
+    if let Some(socket) = socket {
+        let _not_supported = SockRef::from(socket).set_tcp_user_timeout(Some(UNTAKEN_MAX));
     }
 }
 
@@ -107,9 +271,9 @@ fn names_this_machine(host: &str) -> bool {
     name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-fn refuse_early(request: &ServiceRequest) -> Option<Problem> {
+fn refuse_form(request: &ServiceRequest, is_open: bool) -> Option<Problem> {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if !host.is_some_and(names_this_machine) {
+    if is_open && !host.is_some_and(names_this_machine) {
         return Some((&Kind::MISDIRECTED).into());
     }
     let uri = request.uri();

@@ -16,7 +16,7 @@ use figment::{
 use likewise_schema::PartitionCount;
 use serde::{Deserialize, Serialize};
 
-use crate::Failure;
+use crate::{Failure, security::Security};
 
 /// Flags; each has a `LIKEWISE_…` variable and a key of the TOML file with the same name.
 #[derive(Args, Clone, Debug, Default, Serialize)]
@@ -80,12 +80,79 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "FILTER", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log_level: Option<String>,
+    /// File with the secret (32 bytes or more) of tokens signed by HS256; turns authentication on
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_secret_file: Option<String>,
+    /// JWKS file with the public keys of tokens signed by EdDSA or RS256, read again when it changes; turns
+    /// authentication on
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_jwks_file: Option<String>,
+    /// What a token's iss must be; needed with either of those files
+    #[arg(long, global = true, value_name = "ISSUER", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_issuer: Option<String>,
+    /// What a token's aud must be or hold; needed with either of those files
+    #[arg(long, global = true, value_name = "AUDIENCE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_audience: Option<String>,
+    /// The same for the admin port [default: the audience with /admin after it]
+    #[arg(long, global = true, value_name = "AUDIENCE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    auth_admin_audience: Option<String>,
+    /// The claim of a token that holds the user's number [default: sub]
+    #[arg(long, global = true, value_name = "CLAIM", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user_claim: Option<String>,
+    /// File with the hashes of service keys, which likewise key makes; set, it turns authentication on [default:
+    /// <data-dir>/keys.json]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keys_file: Option<String>,
+    /// Whom lists of likers are for: public, signed-in or service [default: signed-in]
+    #[arg(long, global = true, value_name = "WHOM", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    likers: Option<String>,
+    /// Types of contents that can be liked, separated by commas [default: any]
+    #[arg(long, global = true, value_name = "TYPES", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_types: Option<String>,
+    /// Commands of one user: how many in which time, or off [default: 20/2s with authentication, else off]
+    #[arg(long, global = true, value_name = "N/TIME", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_user: Option<String>,
+    /// Commands from one address (an IPv6 network of 64 bits), service keys apart [default: 200/2s with
+    /// authentication, else off]
+    #[arg(long, global = true, value_name = "N/TIME", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit_address: Option<String>,
+    /// Networks of proxies whose X-Forwarded-For counts, separated by commas [default: none]
+    #[arg(long, global = true, value_name = "NETWORKS", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trusted_proxies: Option<String>,
+    /// Origins whose pages may call the APIs, such as https://app.example, separated by commas [default: none]
+    #[arg(long, global = true, value_name = "ORIGINS", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors_origins: Option<String>,
+    /// PEM file with the certificate chain for TLS on both ports, read again when it changes [default: no TLS]
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_cert_file: Option<String>,
+    /// PEM file with its private key
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tls_key_file: Option<String>,
+    /// What lines on stderr look like: pretty or json [default: pretty]
+    #[arg(long, global = true, value_name = "FORMAT", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log_format: Option<String>,
 }
 
 /// Settings as they are written, before they are checked.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Raw {
+pub(crate) struct Raw {
     listen: String,
     admin_listen: String,
     data_dir: String,
@@ -99,12 +166,28 @@ struct Raw {
     secret_file: Option<String>,
     drain_delay_ms: u64,
     log_level: String,
+    log_format: String,
+    pub(crate) user_claim: String,
+    pub(crate) likers: String,
+    pub(crate) auth_secret_file: Option<String>,
+    pub(crate) auth_jwks_file: Option<String>,
+    pub(crate) auth_issuer: Option<String>,
+    pub(crate) auth_audience: Option<String>,
+    pub(crate) auth_admin_audience: Option<String>,
+    pub(crate) keys_file: Option<String>,
+    pub(crate) content_types: Option<String>,
+    pub(crate) limit_user: Option<String>,
+    pub(crate) limit_address: Option<String>,
+    pub(crate) trusted_proxies: Option<String>,
+    pub(crate) cors_origins: Option<String>,
+    pub(crate) tls_cert_file: Option<String>,
+    pub(crate) tls_key_file: Option<String>,
 }
 
 /// One URL or a list of them.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(untagged)]
-enum Urls {
+pub(crate) enum Urls {
     One(String),
     Several(Vec<String>),
 }
@@ -134,6 +217,22 @@ impl Default for Raw {
             secret_file: None,
             drain_delay_ms: 200,
             log_level: "warn,likewise=info".into(),
+            log_format: "pretty".into(),
+            user_claim: "sub".into(),
+            likers: "signed-in".into(),
+            auth_secret_file: None,
+            auth_jwks_file: None,
+            auth_issuer: None,
+            auth_audience: None,
+            auth_admin_audience: None,
+            keys_file: None,
+            content_types: None,
+            limit_user: None,
+            limit_address: None,
+            trusted_proxies: None,
+            cors_origins: None,
+            tls_cert_file: None,
+            tls_key_file: None,
         }
     }
 }
@@ -155,6 +254,8 @@ pub(crate) struct Settings {
     pub(crate) secret_file: PathBuf,
     pub(crate) drain_delay_ms: u64,
     pub(crate) log_level: String,
+    pub(crate) is_log_json: bool,
+    pub(crate) security: Security,
 }
 
 /// Settings with where each comes from.
@@ -243,21 +344,28 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
     };
     let listen = address("listen", &raw.listen)?;
     let admin_listen = address("admin_listen", &raw.admin_listen)?;
-    for (key, address) in [("listen", &listen), ("admin_listen", &admin_listen)] {
-        if !address.ip().is_loopback() {
-            return Err(format!(
-                "{key} must be a loopback address: without authentication anybody who reaches it could like for anybody"
-            )
-            .into());
-        }
-    }
     if raw.drain_delay_ms > DRAIN_DELAY_MS_MAX {
         return Err(format!("drain_delay_ms must be at most {DRAIN_DELAY_MS_MAX}").into());
     }
     if raw.data_dir.is_empty() {
         return Err("data_dir must name a directory".into());
     }
-    let data_dir = PathBuf::from(raw.data_dir);
+    let data_dir = PathBuf::from(&raw.data_dir);
+    let is_log_json = match raw.log_format.as_str() {
+        "json" => true,
+        "pretty" => false,
+        _ => return Err("log_format must be pretty or json".into()),
+    };
+    let security = Security::check(&raw, &data_dir)?;
+    for (key, address) in [("listen", &listen), ("admin_listen", &admin_listen)] {
+        if !security.has_authentication() && !address.ip().is_loopback() {
+            return Err(format!(
+                "{key} must be a loopback address: without authentication anybody who reaches it could like for anybody; \
+                 --auth-jwks-file, --auth-secret-file or --keys-file turn authentication on"
+            )
+            .into());
+        }
+    }
     let embedded = |file: &str| format!("sqlite://{}", data_dir.join(file).display());
     let partitions = raw.partitions.map(PartitionCount::new).transpose();
     let partitions = partitions.map_err(|invalid| Failure(format!("partitions {}", invalid.detail())))?;
@@ -284,6 +392,8 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
         secret_file: raw.secret_file.map_or_else(|| data_dir.join("secret"), PathBuf::from),
         drain_delay_ms: raw.drain_delay_ms,
         log_level: raw.log_level,
+        is_log_json,
+        security,
         data_dir,
     })
 }
@@ -310,7 +420,9 @@ impl Loaded {
             ("secret_file", path(&settings.secret_file)),
             ("drain_delay_ms", settings.drain_delay_ms.to_string()),
             ("log_level", format!("{:?}", settings.log_level)),
+            ("log_format", format!("{:?}", if settings.is_log_json { "json" } else { "pretty" })),
         ];
+        let rows = rows.into_iter().chain(settings.security.rows());
         let mut out = std::io::stdout().lock();
         for (key, value) in rows {
             let from = self.figment.find_metadata(key).map_or_else(|| "the default".into(), source);

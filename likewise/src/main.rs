@@ -12,11 +12,14 @@ mod config;
 mod dead_letters;
 mod demo;
 mod digest;
+mod key;
 mod merge;
 mod migrate;
 mod replay;
+mod security;
 mod serve;
 mod tail;
+mod token;
 mod topic;
 mod wiring;
 
@@ -56,6 +59,10 @@ enum Command {
     Migrate,
     /// Look at records that are no events, and replay those that have become valid.
     DeadLetters(dead_letters::Options),
+    /// Make, list and revoke keys for backends that act for users.
+    Key(key::Options),
+    /// Print a token for trying things out, signed with --auth-secret-file.
+    Token(token::Options),
     /// Print the effective settings, and where each comes from.
     Config,
     /// Print the last events of the log; with --follow, also those to come.
@@ -101,6 +108,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Topic(options) => runtime.block_on(topic::run(&loaded.settings, &options)),
         Command::Migrate => runtime.block_on(migrate::run(&loaded.settings)),
         Command::DeadLetters(options) => runtime.block_on(dead_letters::run(&loaded.settings, &options)),
+        Command::Key(options) => key::run(&loaded.settings, &options),
+        Command::Token(options) => token::run(&loaded.settings, &options),
         Command::Config => loaded.print(),
         Command::Tail(options) => runtime.block_on(tail::run(&loaded.settings, &options)),
         Command::Replay(options) => runtime.block_on(replay::run(&loaded.settings, &options)),

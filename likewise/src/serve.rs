@@ -16,7 +16,7 @@ use std::{
 
 use actix_web::{HttpResponse, http::Method, web};
 use likewise_command_api::{BacklogLimit, Commands};
-use likewise_http::{Health, HealthApi, Routes, Server, health_routes};
+use likewise_http::{Audience, Health, HealthApi, Routes, Server, health_routes};
 use likewise_projector::{Limits, PartitionState, Status};
 use likewise_query_api::Secret;
 use likewise_schema::Partition;
@@ -27,6 +27,7 @@ use tokio::{
     sync::watch,
 };
 use tracing::info;
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
 use utoipa::OpenApi;
 use utoipa_swagger_ui::SwaggerUi;
@@ -86,10 +87,11 @@ struct Stores {
 
 /// Serves until SIGTERM or SIGINT.
 pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure> {
-    start_logging(&settings.log_level)?;
+    let _written_at_the_end = start_logging(settings)?;
     if roles != Roles::ALL {
         refuse_embedded(settings)?;
     }
+    let (edge, admin_edge) = settings.security.edges()?;
     let metrics = start_metrics()?;
     let mut dirs = own_directories(settings)?;
     let clock = Clock::system();
@@ -109,22 +111,22 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     }
 
     let mut projection = if roles.projector { Some(Projection::start(&stores, settings)?) } else { None };
-    let commands = roles.commands.then(|| stores.commands(settings.max_backlog));
+    let commands = roles.commands.then(|| stores.commands(settings));
     let watched = commands.clone();
     let backlog = tokio::spawn(async move {
         if let Some(commands) = watched {
-            commands.watch_backlog().await;
+            commands.keep_up().await;
         }
     });
-    let queries = secret.map(|secret| stores.queries(secret));
+    let queries = secret.map(|secret| stores.queries(secret, settings.security.likers));
     let upkeep = queries.clone().map(|queries| tokio::spawn(async move { queries.keep_up().await }));
     let streaming = queries.clone();
     let draining = Arc::new(AtomicBool::new(false));
     let health =
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
-    let admin = Server::start(admin_listener, move |routes| admin_routes(routes, &admin_health, &metrics))?;
-    let public = Server::start(listener, move |routes| {
+    let admin = Server::start(admin_listener, admin_edge, move |routes| admin_routes(routes, &admin_health, &metrics))?;
+    let public = Server::start(listener, edge, move |routes| {
         public_routes(routes, commands.as_ref(), queries.as_ref(), &health);
     })?;
     let stopped_by_signal = signals()?;
@@ -171,7 +173,7 @@ fn refuse_embedded(settings: &Settings) -> Result<(), Failure> {
 }
 
 impl Stores {
-    fn commands(&self, max_backlog: u32) -> Arc<likewise_command_api::State> {
+    fn commands(&self, settings: &Settings) -> Arc<likewise_command_api::State> {
         let ports = likewise_command_api::Ports {
             log: Arc::clone(&self.log),
             records: Arc::clone(&self.records),
@@ -179,10 +181,12 @@ impl Stores {
             requests: Arc::clone(&self.requests),
             clock: self.clock.clone(),
         };
-        Arc::new(likewise_command_api::State::new(Commands::new(ports, BacklogLimit::new(max_backlog))))
+        let backlog = BacklogLimit::new(settings.max_backlog);
+        let commands = Commands::new(ports, backlog, settings.security.limits);
+        Arc::new(likewise_command_api::State::new(commands, settings.security.content_types.clone()))
     }
 
-    fn queries(&self, secret: Secret) -> Arc<likewise_query_api::State> {
+    fn queries(&self, secret: Secret, likers: Audience) -> Arc<likewise_query_api::State> {
         let ports = likewise_query_api::Ports {
             counters: Arc::clone(&self.counters),
             records: Arc::clone(&self.records),
@@ -190,7 +194,7 @@ impl Stores {
             partitions: self.log.partitions(),
             clock: self.clock.clone(),
         };
-        Arc::new(likewise_query_api::State::new(ports, secret))
+        Arc::new(likewise_query_api::State::new(ports, secret, likers))
     }
 }
 
@@ -297,11 +301,25 @@ fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle
     routes.add(Method::GET, "/metrics", render);
 }
 
-fn start_logging(filter: &str) -> Result<(), Failure> {
-    let filter = EnvFilter::try_new(filter).map_err(|_| Failure("log_level is not a filter such as info".into()))?;
+/// Logs to stderr from a thread of its own: a reader that stops reading costs lines, never requests. What is left is
+/// written when the guard is dropped.
+fn start_logging(settings: &Settings) -> Result<WorkerGuard, Failure> {
+    let filter = EnvFilter::try_new(&settings.log_level);
+    let filter = filter.map_err(|_| Failure("log_level is not a filter such as info".into()))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
-    Ok(())
+    let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
+    let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);
+    if settings.is_log_json {
+        logger.json().init();
+    } else {
+        logger.init();
+    }
+    // What a panic says can hold what a client sent: only its place is told.
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        tracing::error!(place, "a panic; one request at most is lost");
+    }));
+    Ok(guard)
 }
 
 fn start_metrics() -> Result<PrometheusHandle, Failure> {
@@ -404,20 +422,35 @@ fn health(stores: &Stores, roles: Roles, projection: Option<Arc<Status>>, draini
 
 fn greet(settings: &Settings, roles: Roles, address: SocketAddr, admin: SocketAddr) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Likewise listens on http://{address}\n")?;
+    let scheme = if settings.security.has_tls() { "https" } else { "http" };
+    writeln!(out, "Likewise listens on {scheme}://{address}\n")?;
     if roles == Roles::ALL {
-        writeln!(out, "  Demo page     http://{address}/")?;
+        writeln!(out, "  Demo page     {scheme}://{address}/")?;
     }
-    writeln!(out, "  API and UI    http://{address}/docs/")?;
-    writeln!(out, "  Metrics       http://{admin}/metrics")?;
+    writeln!(out, "  API and UI    {scheme}://{address}/docs/")?;
+    writeln!(out, "  Metrics       {scheme}://{admin}/metrics")?;
     if wiring::is_embedded(&settings.log) {
         writeln!(out, "  Data          {}", settings.data_dir.display())?;
     }
-    writeln!(
-        out,
-        "\n  Without authentication: only this machine can connect, and whoever does may act for any user.\n"
-    )?;
-    if roles == Roles::ALL {
+    let security = &settings.security;
+    if let Some(tokens) = &security.tokens {
+        writeln!(
+            out,
+            "\n  Tokens of {} for {} are accepted, and service keys.\n",
+            tokens.rules.issuer, tokens.rules.audience
+        )?;
+    } else if security.has_authentication() {
+        writeln!(out, "\n  Service keys are accepted.\n")?;
+    } else {
+        writeln!(
+            out,
+            "\n  WARNING: no authentication. Only this machine can connect, and whoever does may act for any user.\n"
+        )?;
+    }
+    if security.has_authentication() && !security.has_tls() && !address.ip().is_loopback() {
+        writeln!(out, "  WARNING: no TLS. Tokens are sent in the clear unless a proxy before it speaks TLS.\n")?;
+    }
+    if roles == Roles::ALL && !security.has_authentication() {
         writeln!(out, "  Try")?;
         writeln!(out, "    curl -X PUT -H 'Prefer: wait=2' 'http://{address}/v1/contents/post/42/like?viewer=7'")?;
         writeln!(out, "    curl 'http://{address}/v1/contents/post/42/likes?viewer=7'\n")?;
@@ -443,6 +476,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::config::Flags;
 
     /// Two ways to the same contract: what the handlers are documented as, and what is registered.
     #[tokio::test]
@@ -454,10 +488,16 @@ mod tests {
         let records = wiring::writable_records(&[url("records.db")]).await.unwrap();
         let (counters, requests) = wiring::counters("memory://", &clock).await.unwrap();
         let stores = Stores { log, records, replica: None, counters, requests, clock };
+        let settings = crate::config::load(&Flags::default()).unwrap().settings;
         let secret = Secret::new(vec![1; 32]).ok().unwrap();
         let mut routes = Routes::default();
         let health: Health = Arc::new(|| Ok(()));
-        public_routes(&mut routes, Some(&stores.commands(0)), Some(&stores.queries(secret)), &health);
+        public_routes(
+            &mut routes,
+            Some(&stores.commands(&settings)),
+            Some(&stores.queries(secret, settings.security.likers)),
+            &health,
+        );
 
         let is_page = |path: &str| ["/", "/demo.css", "/demo.js"].contains(&path);
         let served: BTreeSet<(String, String)> = routes

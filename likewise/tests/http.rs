@@ -183,7 +183,7 @@ fn past_its_backlog_a_partition_refuses_and_what_was_refused_is_nowhere() {
                             "{}",
                             answer.text
                         );
-                        assert_eq!(answer.header("retry-after"), "1");
+                        assert!(["1", "2", "3"].contains(&answer.header("retry-after")), "not all come again at once");
                         refused.fetch_add(1, Ordering::Relaxed);
                     }
                 }

@@ -95,7 +95,8 @@ fn begin(request: &HttpRequest, viewer: Option<UserId>, items: &[Item]) -> (Http
 pub(crate) async fn one(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
     let content = params.content();
-    let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
+    let viewer = Caller::of(&request, &mut params)?.viewer()?;
+    let after = after(&mut params);
     params.finish()?;
     let contents: Vec<Content> = content.into_iter().collect();
     let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
@@ -120,7 +121,8 @@ pub(crate) async fn many(state: web::Data<State>, request: HttpRequest) -> Resul
     if contents.is_empty() || contents.len() > CONTENTS_MAX {
         params.fault("content", "must be given 1 to 100 times");
     }
-    let (viewer, after) = (Caller::of(&mut params).viewer(), after(&mut params));
+    let viewer = Caller::of(&request, &mut params)?.viewer()?;
+    let after = after(&mut params);
     params.finish()?;
     let _turn = state.class(&state.concurrency, &after).enter().await.map_err(|_| busy())?;
     let items = within(&after, state.reads.items(&contents, viewer, &after)).await?;

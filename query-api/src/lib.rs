@@ -25,7 +25,7 @@ use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 
 use actix_web::{http::Method, web};
 use futures::poll;
-use likewise_http::{Concurrency, Kind, Params, Problem, Routes};
+use likewise_http::{Audience, Concurrency, Kind, Params, Problem, Routes, retry_after};
 use likewise_schema::{Position, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi;
@@ -51,6 +51,8 @@ const RETRY: Duration = Duration::from_secs(1);
 pub struct State {
     reads: Arc<Reads>,
     secret: Secret,
+    /// Whom lists of likers are for.
+    likers: Audience,
     concurrency: Concurrency,
     lists: Concurrency,
     waiting: Concurrency,
@@ -60,11 +62,13 @@ pub struct State {
 }
 
 impl State {
-    /// Handlers' state around the role; `secret` signs cursors, and is shared by replicas.
-    pub fn new(ports: Ports, secret: Secret) -> Self {
+    /// Handlers' state around the role; `secret` signs cursors, and is shared by replicas; lists of likers are for
+    /// `likers`.
+    pub fn new(ports: Ports, secret: Secret, likers: Audience) -> Self {
         Self {
             reads: Arc::new(Reads::new(ports)),
             secret,
+            likers,
             concurrency: Concurrency::new(READS_MAX),
             lists: Concurrency::new(LISTS_MAX),
             waiting: Concurrency::new(WAITING_MAX),
@@ -136,7 +140,7 @@ async fn within<T>(after: &After, read: impl Future<Output = Result<T, ReadError
 }
 
 fn busy() -> Problem {
-    Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(RETRY)
+    Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(retry_after())
 }
 
 /// `"stale":true` with `asOf`, or nothing.

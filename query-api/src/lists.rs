@@ -91,13 +91,14 @@ const NOT_A_CURSOR: &str = "must be the nextCursor of an earlier page of this li
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
     responses((status = 200, body = LikersPage), (status = 400, description = "A parameter is not valid"),
+              (status = 401, description = "It is not for everybody"), (status = 403, description = "It is for services only"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn likers(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
     let content = params.content();
     let limit = params.number("limit", 1..=PAGE_MAX, PAGE);
     let cursor = params.text("cursor");
-    let _anybody = Caller::of(&mut params);
+    Caller::of(&request, &mut params)?.must_be_among(state.likers)?;
     let after = after(&mut params);
     let last = content.zip(cursor.as_ref()).and_then(|(content, cursor)| state.secret.open_liker(&content, cursor));
     if cursor.is_some() && last.is_none() {
@@ -123,7 +124,7 @@ pub(crate) async fn likers(state: web::Data<State>, request: HttpRequest) -> Res
            ("after" = Option<Vec<String>>, Query, description = "A position that the answer must reflect; repeatable"),
            ("wait" = Option<u32>, Query, description = "Seconds to wait for it, at most 5")),
     responses((status = 200, body = LikesPage), (status = 400, description = "A parameter is not valid"),
-              (status = 403, description = "Not the viewer's list"),
+              (status = 401, description = "It is for its owner"), (status = 403, description = "Not the caller's list"),
               (status = 503, description = "The truth cannot be reached")))]
 pub(crate) async fn likes(state: web::Data<State>, request: HttpRequest) -> Result<HttpResponse, Problem> {
     let mut params = Params::of(&request);
@@ -131,7 +132,7 @@ pub(crate) async fn likes(state: web::Data<State>, request: HttpRequest) -> Resu
     let filter = params.optional::<ContentType>("contentType");
     let limit = params.number("limit", 1..=PAGE_MAX, PAGE);
     let cursor = params.text("cursor");
-    let caller = Caller::of(&mut params);
+    let caller = Caller::of(&request, &mut params)?;
     let after = after(&mut params);
     let last = user.zip(cursor.as_ref()).and_then(|(user, cursor)| state.secret.open_liked(user, filter, cursor));
     if cursor.is_some() && last.is_none() {
@@ -139,7 +140,7 @@ pub(crate) async fn likes(state: web::Data<State>, request: HttpRequest) -> Resu
     }
     params.finish()?;
     let Some(user) = user else { return Err((&likewise_http::Kind::INVALID_PARAMETER).into()) };
-    caller.must_be(user)?;
+    caller.may_read_of(user)?;
     let _turn = state.class(&state.lists, &after).enter().await.map_err(|_| busy())?;
     let (entries, as_of) = within(&after, state.reads.likes_of(user, filter, last, limit + 1, &after)).await?;
     let (entries, has_more) = cut(entries, limit);

@@ -45,10 +45,10 @@ pub mod lua {
     pub const FILL_COUNT: &str = include_str!("../lua/fill_count.lua");
     /// A reader's statuses.
     pub const FILL_STATUSES: &str = include_str!("../lua/fill_statuses.lua");
+    /// A command on arrival.
+    pub const ADMIT: &str = include_str!("../lua/admit.lua");
     /// A command that had no effect.
-    pub const ABANDON: &str = include_str!("../lua/abandon.lua");
-    /// A token.
-    pub const TAKE: &str = include_str!("../lua/take.lua");
-    /// A token given back.
-    pub const GIVE_BACK: &str = include_str!("../lua/give_back.lua");
+    pub const RELEASE: &str = include_str!("../lua/release.lua");
+    /// A process that gives out tokens.
+    pub const ATTEND: &str = include_str!("../lua/attend.lua");
 }

@@ -12,10 +12,11 @@ use likewise_storage::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
         Owner, Snapshot,
     },
-    requests::{Begin, Bucket, Intent, Policy, RequestKey, Taken},
+    requests::{Admitted, Charge, Intent, RequestKey},
 };
+use uuid::Uuid;
 
-use crate::world::{Fault, Process};
+use crate::world::Process;
 
 fn lost() -> StoreError {
     StoreError::unavailable("the simulated store", "the answer was lost")
@@ -205,31 +206,25 @@ impl<T: CounterStore + ?Sized> CounterStore for Faulty<T> {
 
 #[async_trait]
 impl<T: RequestStore + ?Sized> RequestStore for Faulty<T> {
-    async fn begin(&self, key: RequestKey, intent: Intent) -> Result<Begin, StoreError> {
-        through!(self, inner => inner.begin(key, intent))
+    async fn admit(&self, key: RequestKey, intent: Intent, charges: &[Charge]) -> Result<Admitted, StoreError> {
+        let charges = charges.to_vec();
+        through!(self, inner => inner.admit(key, intent, &charges))
     }
 
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
         through!(self, inner => inner.finish(key, intent, position))
     }
 
-    async fn abandon(&self, key: RequestKey) -> Result<(), StoreError> {
-        through!(self, inner => inner.abandon(key))
+    async fn release(&self, key: RequestKey, charges: &[Charge]) -> Result<(), StoreError> {
+        let charges = charges.to_vec();
+        through!(self, inner => inner.release(key, &charges))
     }
 
     async fn find(&self, key: RequestKey) -> Result<Option<(Intent, Option<Position>)>, StoreError> {
         through!(self, inner => inner.find(key))
     }
 
-    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
-        through!(self, inner => inner.give_back(bucket, policy))
-    }
-
-    async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
-        self.process.point().await;
-        match self.process.draw() {
-            Fault::None => self.inner.take(bucket, policy).await,
-            _ => Err(lost()),
-        }
+    async fn attend(&self, process: Uuid) -> Result<u32, StoreError> {
+        through!(self, inner => inner.attend(process))
     }
 }

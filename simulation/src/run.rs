@@ -2,7 +2,9 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use likewise_command_api::{Accepted, BacklogLimit, Command, Commands, Ports as CommandPorts, Refusal};
+use likewise_command_api::{
+    Accepted, BacklogLimit, Command, Commands, Limits as CommandLimits, Ports as CommandPorts, Refusal,
+};
 use likewise_projector::{Limits, Ports as ProjectorPorts, Status};
 use likewise_query_api::{After, Ports as QueryPorts, Reads};
 use likewise_schema::{Content, Pair, Partition, PartitionCount, Position, RequestId, UserId};
@@ -95,7 +97,7 @@ impl Servers {
             requests,
             clock: self.clock.clone(),
         };
-        Arc::new(Commands::new(ports, BacklogLimit::new(0)))
+        Arc::new(Commands::new(ports, BacklogLimit::new(0), CommandLimits::default()))
     }
 
     fn query_api(&self, process: &Process) -> Reads {
@@ -306,11 +308,11 @@ fn fresh(servers: &Servers) -> Command {
     let content = post(POSTS[world.below(POSTS.len() as u64) as usize]);
     let user: UserId = user(1 + world.below(USERS as u64) as i64);
     Command {
-        subject: user,
         intent: Intent { user, content, liked: world.chance(500) },
         request_id: fresh_id(servers),
         occurred_at: None,
         trace_parent: String::new(),
+        address: None,
     }
 }
 

@@ -8,7 +8,7 @@ use likewise_storage::{
     conformance::{self, at, partition, post},
     counters::{Ask, COUNT_LIFE, CachedCount, Fill, LeaseKey, News, Outcome, Publish, RedisCounters, Scope, Writer},
     records::Generation,
-    requests::{Begin, Bucket, Intent, Policy, RedisRequests, RequestKey},
+    requests::{Admitted, Bucket, Charge, Intent, Policy, RedisRequests, RequestKey},
 };
 use likewise_testkit::servers::{self, Server};
 use redis::{Commands, Connection};
@@ -184,17 +184,23 @@ async fn calls_that_share_a_connection_get_their_own_answers() {
         let calls = (1..=500_i64).map(|number| {
             let store = Arc::clone(&store);
             tokio::spawn(async move {
-                let bucket = Bucket::Pair(conformance::pair(1, number));
-                let taken = store.take(bucket, policy).await.expect("answered");
-                let key = RequestKey { subject: conformance::user(number), request: conformance::request(1) };
+                let charge = Charge { bucket: Bucket::Pair(conformance::pair(1, number)), policy };
+                let request = conformance::request(round.unsigned_abs().into());
+                let key = RequestKey { subject: conformance::user(number), request };
                 let intent = Intent { user: key.subject, content: post(number), liked: true };
-                (number, taken.remaining, store.begin(key, intent).await.expect("answered"))
+                let first = store.admit(key, intent, &[charge]).await.expect("answered");
+                (number, first, store.admit(key, intent, &[charge]).await.expect("answered"))
             })
         });
         for call in calls.collect::<Vec<_>>() {
-            let (number, remaining, begun) = call.await.expect("no panic");
-            assert_eq!(i64::from(remaining), 2 - round, "{number}");
-            assert_eq!(begun, if round == 0 { Begin::Fresh } else { Begin::InFlight }, "{number}");
+            let (number, first, second) = call.await.expect("no panic");
+            let Admitted::Fresh(levels) = first else { panic!("{number}: {first:?}") };
+            assert_eq!(
+                levels.iter().map(|level| i64::from(level.remaining)).collect::<Vec<_>>(),
+                [2 - round],
+                "{number}"
+            );
+            assert_eq!(second, Admitted::InFlight, "{number}");
         }
         let () = redis::cmd("SCRIPT").arg("FLUSH").query(&mut nodes(&servers::redis_url(&server))[0]).expect("flushed");
     }

@@ -10,8 +10,9 @@ use async_trait::async_trait;
 use likewise_schema::Position;
 use lru::DefaultHasher;
 use parking_lot::Mutex;
+use uuid::Uuid;
 
-use super::{ANSWER_LIFE, Begin, Bucket, IN_FLIGHT_LIFE, Intent, Policy, RequestKey, RequestStore, Taken};
+use super::{ANSWER_LIFE, Admitted, Bucket, Charge, IN_FLIGHT_LIFE, Intent, Level, Policy, RequestKey, RequestStore};
 use crate::{Clock, StoreError};
 
 const STRIPES: usize = 64;
@@ -25,7 +26,7 @@ const BUCKETS_MAX: usize = 524_288;
 pub struct MemoryRequests {
     clock: Clock,
     requests: Striped<RequestKey, Known>,
-    buckets: Striped<Bucket, Level>,
+    buckets: Striped<Bucket, Held>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,9 +37,9 @@ struct Known {
     until: i64,
 }
 
-/// A bucket's level at a moment.
+/// What a bucket holds at a moment.
 #[derive(Clone, Copy, Debug)]
-struct Level {
+struct Held {
     /// In token-microseconds of the policy's window, so that nothing is rounded.
     filled: i64,
     /// Unix microseconds.
@@ -114,18 +115,31 @@ impl MemoryRequests {
 
 #[async_trait]
 impl RequestStore for MemoryRequests {
-    async fn begin(&self, key: RequestKey, intent: Intent) -> Result<Begin, StoreError> {
+    async fn admit(&self, key: RequestKey, intent: Intent, charges: &[Charge]) -> Result<Admitted, StoreError> {
         let now = self.clock.micros();
-        let mut requests = self.requests.of(&key).lock();
-        if let Some(known) = requests.get_mut(&key).filter(|known| now < known.until) {
-            return Ok(match known.position {
-                _ if known.intent != intent => Begin::Conflict,
-                Some(position) => Begin::Answered(position),
-                None => Begin::InFlight,
-            });
+        {
+            let mut requests = self.requests.of(&key).lock();
+            if let Some(known) = requests.get_mut(&key).filter(|known| now < known.until) {
+                return Ok(match known.position {
+                    _ if known.intent != intent => Admitted::Conflict,
+                    Some(position) => Admitted::Answered(position),
+                    None => Admitted::InFlight,
+                });
+            }
+            let until = now.saturating_add(micros(IN_FLIGHT_LIFE));
+            requests.insert(key, Known { intent, position: None, until });
         }
-        requests.insert(key, Known { intent, position: None, until: now.saturating_add(micros(IN_FLIGHT_LIFE)) });
-        Ok(Begin::Fresh)
+        let mut levels = Vec::with_capacity(charges.len());
+        for (index, charge) in charges.iter().enumerate() {
+            match self.take(charge, now) {
+                Ok(level) => levels.push(level),
+                Err(level) => {
+                    self.release(key, &charges[..index]).await?;
+                    return Ok(Admitted::Exhausted { charge: index, level });
+                }
+            }
+        }
+        Ok(Admitted::Fresh(levels))
     }
 
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
@@ -135,10 +149,18 @@ impl RequestStore for MemoryRequests {
         Ok(())
     }
 
-    async fn abandon(&self, key: RequestKey) -> Result<(), StoreError> {
-        let mut requests = self.requests.of(&key).lock();
-        if requests.get_mut(&key).is_some_and(|known| known.position.is_none()) {
-            requests.remove(&key);
+    async fn release(&self, key: RequestKey, charges: &[Charge]) -> Result<(), StoreError> {
+        {
+            let mut requests = self.requests.of(&key).lock();
+            if requests.get_mut(&key).is_some_and(|known| known.position.is_none()) {
+                requests.remove(&key);
+            }
+        }
+        for Charge { bucket, policy } in charges {
+            if let Some(held) = self.buckets.of(bucket).lock().get_mut(bucket) {
+                let Flow { token, full, .. } = Flow::of(*policy);
+                held.filled = held.filled.saturating_add(token).min(full);
+            }
         }
         Ok(())
     }
@@ -149,41 +171,50 @@ impl RequestStore for MemoryRequests {
         Ok(requests.get_mut(&key).filter(|known| now < known.until).map(|known| (known.intent, known.position)))
     }
 
-    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
-        let token = micros(policy.window).max(1);
-        let full = token.saturating_mul(i64::from(policy.burst));
-        if let Some(level) = self.buckets.of(&bucket).lock().get_mut(&bucket) {
-            level.filled = level.filled.saturating_add(token).min(full);
-        }
-        Ok(())
+    /// It is alone.
+    async fn attend(&self, _process: Uuid) -> Result<u32, StoreError> {
+        Ok(1)
     }
+}
 
-    async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
-        let now = self.clock.micros();
-        // One token is `window` token-microseconds; `burst` of them flow in per microsecond.
-        let (token, rate) = (micros(policy.window).max(1), i64::from(policy.burst));
-        let full = token.saturating_mul(rate);
-        let mut buckets = self.buckets.of(&bucket).lock();
-        let known = buckets.get_mut(&bucket);
-        let level = known.as_deref().copied().unwrap_or(Level { filled: full, at: now });
-        let flowed = (now - level.at).max(0).saturating_mul(rate);
-        let mut filled = level.filled.saturating_add(flowed).min(full);
-        let allowed = filled >= token;
-        if allowed {
+/// A policy in token-microseconds: one token is `window` of them, and `burst` of them flow in per microsecond.
+struct Flow {
+    token: i64,
+    rate: i64,
+    full: i64,
+}
+
+impl Flow {
+    fn of(policy: Policy) -> Self {
+        let (token, rate) = (micros(policy.window).max(1), i64::from(policy.burst).max(1));
+        Self { token, rate, full: token.saturating_mul(rate) }
+    }
+}
+
+impl MemoryRequests {
+    /// Takes a token; the error is a bucket without one.
+    fn take(&self, charge: &Charge, now: i64) -> Result<Level, Level> {
+        let Flow { token, rate, full } = Flow::of(charge.policy);
+        let mut buckets = self.buckets.of(&charge.bucket).lock();
+        let known = buckets.get_mut(&charge.bucket);
+        let held = known.as_deref().copied().unwrap_or(Held { filled: full, at: now });
+        let flowed = (now - held.at).max(0).saturating_mul(rate);
+        let mut filled = held.filled.saturating_add(flowed).min(full);
+        let is_taken = filled >= token;
+        if is_taken {
             filled -= token;
         }
-        let after = Level { filled, at: now.max(level.at) };
+        let after = Held { filled, at: now.max(held.at) };
         match known {
             Some(known) => *known = after,
-            None => buckets.insert(bucket, after),
+            None => buckets.insert(charge.bucket, after),
         }
-        let rate = rate.max(1);
         let missing = ((token - filled).max(0) + rate - 1) / rate;
-        Ok(Taken {
-            allowed,
+        let level = Level {
             remaining: u32::try_from(filled / token).unwrap_or(u32::MAX),
             next_in: Duration::from_micros(missing.unsigned_abs()),
-        })
+        };
+        if is_taken { Ok(level) } else { Err(level) }
     }
 }
 

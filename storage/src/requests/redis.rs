@@ -1,26 +1,30 @@
 //! Requests and buckets in Redis, shared by all command APIs. Time is the server's.
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, time::Duration};
 
 use async_trait::async_trait;
 use likewise_schema::{Position, lua};
 use redis::Script;
+use uuid::Uuid;
 
-use super::{ANSWER_LIFE, Begin, Bucket, IN_FLIGHT_LIFE, Intent, Policy, RequestKey, RequestStore, Taken};
+use super::{
+    ANSWER_LIFE, ATTENDANCE_LIFE, Admitted, Bucket, Charge, IN_FLIGHT_LIFE, Intent, Level, RequestKey, RequestStore,
+};
 use crate::{
     StoreError,
     redis::{Address, Connection, Part, RedisTimeouts},
 };
-use std::time::Duration;
 
 const STORE: &str = "Redis";
 
 /// The request store in Redis.
 pub struct RedisRequests {
     connection: Connection,
-    abandon: Script,
-    take: Script,
-    give_back: Script,
+    /// Whether keys of two tags can be on two nodes.
+    is_cluster: bool,
+    admit: Script,
+    release: Script,
+    attend: Script,
 }
 
 impl fmt::Debug for RedisRequests {
@@ -34,25 +38,91 @@ impl RedisRequests {
     pub fn new(url: &str, timeouts: RedisTimeouts) -> Result<Self, StoreError> {
         let address = Address::parse(STORE, url)?;
         Ok(Self {
+            is_cluster: address.is_cluster(),
             connection: Connection::new(STORE, address, timeouts.request, timeouts.connect),
-            abandon: Script::new(lua::ABANDON),
-            take: Script::new(lua::TAKE),
-            give_back: Script::new(lua::GIVE_BACK),
+            admit: Script::new(lua::ADMIT),
+            release: Script::new(lua::RELEASE),
+            attend: Script::new(lua::ATTEND),
         })
+    }
+
+    /// Charges that share the request's node, and those that may be elsewhere.
+    fn split(&self, charges: &[Charge]) -> (Vec<Charge>, Vec<Charge>) {
+        let is_apart = |charge: &Charge| self.is_cluster && matches!(charge.bucket, Bucket::Address(_));
+        charges.iter().copied().partition(|charge| !is_apart(charge))
+    }
+
+    /// The script's answer; without a request only the buckets are asked.
+    async fn ask(&self, request: Option<(RequestKey, Intent)>, charges: &[Charge]) -> Result<Admitted, StoreError> {
+        let (key, mark) = match &request {
+            Some((key, intent)) => (Some(Part::Key(request_key(*key))), text(intent, None)),
+            None => (None, String::new()),
+        };
+        let life = IN_FLIGHT_LIFE.as_millis().to_string();
+        let parts = key.into_iter().chain([Part::Argument(mark), Part::Argument(life)]).chain(parts_of(charges));
+        let answer: Vec<redis::Value> = self.connection.script(&self.admit, parts).await?;
+        let intent = request.map(|(_, intent)| intent);
+        admitted(answer, intent).ok_or_else(|| StoreError::unavailable(STORE, "a script gave what it does not give"))
+    }
+
+    async fn give_back(&self, key: Option<RequestKey>, charges: &[Charge]) -> Result<(), StoreError> {
+        let has_request = Part::Argument(u8::from(key.is_some()).to_string());
+        let key = key.map(|key| Part::Key(request_key(key)));
+        let parts = key.into_iter().chain([has_request]).chain(parts_of(charges));
+        let _always_0: i64 = self.connection.script(&self.release, parts).await?;
+        Ok(())
     }
 }
 
+/// The first of an answer says what the rest is.
+fn admitted(answer: Vec<redis::Value>, intent: Option<Intent>) -> Option<Admitted> {
+    const KNOWN: i64 = 0;
+    const FRESH: i64 = 1;
+    const EXHAUSTED: i64 = 2;
+    let number = |value: &redis::Value| redis::from_redis_value_ref::<i64>(value).ok();
+    let level = |pair: &[redis::Value]| {
+        let [remaining, micros] = pair else { return None };
+        let remaining = u32::try_from(number(remaining)?).ok()?;
+        Some(Level { remaining, next_in: Duration::from_micros(u64::try_from(number(micros)?).ok()?) })
+    };
+    let (kind, rest) = answer.split_first()?;
+    match (number(kind)?, rest) {
+        (KNOWN, [text]) => {
+            let text: String = redis::from_redis_value_ref(text).ok()?;
+            Some(match parse(&text) {
+                Some((other, _)) if Some(other) != intent => Admitted::Conflict,
+                Some((_, Some(position))) => Admitted::Answered(position),
+                Some((_, None)) => Admitted::InFlight,
+                None => return None,
+            })
+        }
+        (FRESH, levels) => Some(Admitted::Fresh(levels.chunks(2).map(level).collect::<Option<_>>()?)),
+        (EXHAUSTED, [charge, of_it @ ..]) => {
+            Some(Admitted::Exhausted { charge: usize::try_from(number(charge)?).ok()?, level: level(of_it)? })
+        }
+        _ => None,
+    }
+}
+
+/// All keys of a user have one tag, so that a command needs one script on one node.
 fn request_key(key: RequestKey) -> String {
     format!("like:request:{{{}}}:{}", key.subject, key.request)
 }
 
 fn bucket_key(bucket: &Bucket) -> String {
     match bucket {
-        Bucket::Pair(pair) => format!("like:rate:{{pair:{}:{}}}", pair.user, pair.content),
-        Bucket::User(user) => format!("like:rate:{{user:{user}}}"),
-        Bucket::Address(IpAddr::V4(address)) => format!("like:rate:{{address:{address}}}"),
-        Bucket::Address(IpAddr::V6(address)) => format!("like:rate:{{address:{:032x}}}", address.to_bits()),
+        Bucket::Pair(pair) => format!("like:rate:{{{}}}:{}", pair.user, pair.content),
+        Bucket::User(user) => format!("like:rate:{{{user}}}"),
+        Bucket::Address(IpAddr::V4(address)) => format!("like:rate:{{{address}}}"),
+        Bucket::Address(IpAddr::V6(address)) => format!("like:rate:{{{:032x}}}", address.to_bits()),
     }
+}
+
+fn parts_of(charges: &[Charge]) -> impl Iterator<Item = Part> {
+    charges.iter().flat_map(|Charge { bucket, policy }| {
+        let [burst, window] = [policy.burst.to_string(), policy.window.as_micros().to_string()].map(Part::Argument);
+        [Part::Key(bucket_key(bucket)), burst, window]
+    })
 }
 
 /// `user content liked position`, the position `-` while the request is in flight.
@@ -73,24 +143,35 @@ fn parse(text: &str) -> Option<(Intent, Option<Position>)> {
     Some((Intent { user, content, liked }, position))
 }
 
-fn policy_arguments(policy: Policy) -> [Part; 2] {
-    [policy.burst.to_string(), policy.window.as_micros().to_string()].map(Part::Argument)
-}
-
 #[async_trait]
 impl RequestStore for RedisRequests {
-    async fn begin(&self, key: RequestKey, intent: Intent) -> Result<Begin, StoreError> {
-        let mut set = redis::cmd("SET");
-        set.arg(request_key(key)).arg(text(&intent, None)).arg("NX").arg("GET");
-        set.arg("PX").arg(IN_FLIGHT_LIFE.as_millis() as u64);
-        let known: Option<String> = self.connection.command(&set).await?;
-        let Some(known) = known else { return Ok(Begin::Fresh) };
-        Ok(match parse(&known) {
-            Some((other, _)) if other != intent => Begin::Conflict,
-            Some((_, Some(position))) => Begin::Answered(position),
-            Some((_, None)) => Begin::InFlight,
-            None => Begin::Fresh,
-        })
+    async fn admit(&self, key: RequestKey, intent: Intent, charges: &[Charge]) -> Result<Admitted, StoreError> {
+        let (here, elsewhere) = self.split(charges);
+        let index = |charge: &Charge| charges.iter().position(|known| known == charge).unwrap_or_default();
+        let mut levels = vec![Level { remaining: 0, next_in: Duration::ZERO }; charges.len()];
+        let mut note = |of: &[Charge], admitted: Admitted| match admitted {
+            Admitted::Fresh(known) => {
+                of.iter().zip(known).for_each(|(charge, level)| levels[index(charge)] = level);
+                Ok(())
+            }
+            Admitted::Exhausted { charge, level } => {
+                Err(Admitted::Exhausted { charge: of.get(charge).map_or(0, index), level })
+            }
+            other => Err(other),
+        };
+        for charge in &elsewhere {
+            let of = std::slice::from_ref(charge);
+            if let Err(refused) = note(of, self.ask(None, of).await?) {
+                return Ok(refused);
+            }
+        }
+        if let Err(refused) = note(&here, self.ask(Some((key, intent)), &here).await?) {
+            for charge in &elsewhere {
+                let _a_courtesy = self.give_back(None, std::slice::from_ref(charge)).await;
+            }
+            return Ok(refused);
+        }
+        Ok(Admitted::Fresh(levels))
     }
 
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
@@ -99,9 +180,12 @@ impl RequestStore for RedisRequests {
         self.connection.command(&set).await
     }
 
-    async fn abandon(&self, key: RequestKey) -> Result<(), StoreError> {
-        let _always_0: i64 = self.connection.script(&self.abandon, [Part::Key(request_key(key))]).await?;
-        Ok(())
+    async fn release(&self, key: RequestKey, charges: &[Charge]) -> Result<(), StoreError> {
+        let (here, elsewhere) = self.split(charges);
+        for charge in &elsewhere {
+            self.give_back(None, std::slice::from_ref(charge)).await?;
+        }
+        self.give_back(Some(key), &here).await
     }
 
     async fn find(&self, key: RequestKey) -> Result<Option<(Intent, Option<Position>)>, StoreError> {
@@ -109,17 +193,9 @@ impl RequestStore for RedisRequests {
         Ok(known.as_deref().and_then(parse))
     }
 
-    async fn take(&self, bucket: Bucket, policy: Policy) -> Result<Taken, StoreError> {
-        let [burst, window] = policy_arguments(policy);
-        let parts = [Part::Key(bucket_key(&bucket)), burst, window];
-        let (allowed, remaining, micros): (i64, u32, u64) = self.connection.script(&self.take, parts).await?;
-        Ok(Taken { allowed: allowed == 1, remaining, next_in: Duration::from_micros(micros) })
-    }
-
-    async fn give_back(&self, bucket: Bucket, policy: Policy) -> Result<(), StoreError> {
-        let [burst, window] = policy_arguments(policy);
-        let parts = [Part::Key(bucket_key(&bucket)), burst, window];
-        let _always_0: i64 = self.connection.script(&self.give_back, parts).await?;
-        Ok(())
+    async fn attend(&self, process: Uuid) -> Result<u32, StoreError> {
+        let arguments = [process.to_string(), ATTENDANCE_LIFE.as_millis().to_string()].map(Part::Argument);
+        let parts = [Part::Key("like:command-apis".into())].into_iter().chain(arguments);
+        self.connection.script(&self.attend, parts).await
     }
 }
