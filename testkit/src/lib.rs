@@ -11,5 +11,6 @@ pub mod proxy;
 pub mod rig;
 pub mod servers;
 mod service;
+pub mod tokens;
 
 pub use service::{Answer, Service, Settings, wait_until};

@@ -170,6 +170,19 @@ impl Service {
         self.try_send(method, path, headers, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
     }
 
+    /// Sends a request as the holder of a credential, with a JSON body if there is one.
+    pub fn send_as(&self, credential: &str, method: &str, path: &str, body: Option<&Value>) -> Answer {
+        let authorization = format!("Bearer {credential}");
+        let mut headers = Vec::new();
+        if !credential.is_empty() {
+            headers.push(("Authorization", authorization.as_str()));
+        }
+        if body.is_some() {
+            headers.push(("Content-Type", "application/json"));
+        }
+        self.send(method, path, &headers, body.map(Value::to_string).as_ref().map(String::as_bytes))
+    }
+
     /// GETs a path.
     pub fn get(&self, path: &str) -> Answer {
         self.send("GET", path, &[], None)
@@ -182,8 +195,16 @@ impl Service {
 
     /// GETs a path of the admin port.
     pub fn get_admin(&self, path: &str) -> Answer {
-        let mut response =
-            self.agent.get(format!("http://{}{path}", self.admin)).call().expect("the admin port answers");
+        self.get_admin_as("", path)
+    }
+
+    /// GETs a path of the admin port as the holder of a credential.
+    pub fn get_admin_as(&self, credential: &str, path: &str) -> Answer {
+        let mut request = self.agent.get(format!("http://{}{path}", self.admin));
+        if !credential.is_empty() {
+            request = request.header("Authorization", format!("Bearer {credential}"));
+        }
+        let mut response = request.call().expect("the admin port answers");
         let text = response.body_mut().read_to_string().expect("text");
         Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
     }
