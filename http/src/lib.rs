@@ -20,6 +20,7 @@ mod server;
 mod signatures;
 mod tls;
 mod tokens;
+mod unread;
 mod watched;
 
 pub use address::Proxies;

@@ -9,6 +9,8 @@ use actix_web::{
 use likewise_schema::Timestamp;
 use serde::Serialize;
 
+use crate::server::secure;
+
 /// A kind of refusal: a stable `type`, its status, and what a person needs to know.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Kind {
@@ -280,6 +282,8 @@ impl ResponseError for Problem {
         for (name, value) in &self.0.headers {
             response.insert_header((name.clone(), value.clone()));
         }
-        response.body(serde_json::to_string(&self.document()).unwrap_or_default())
+        let mut response = response.body(serde_json::to_string(&self.document()).unwrap_or_default());
+        secure(response.headers_mut());
+        response
     }
 }

@@ -13,8 +13,9 @@ use std::{
 use actix_cors::Cors;
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::{
-    App, HttpMessage, HttpRequest, HttpResponse, HttpServer,
-    dev::{Extensions, ServerHandle, Service, ServiceRequest},
+    App, HttpMessage, HttpRequest, HttpResponse, HttpServer, ResponseError,
+    body::{EitherBody, MessageBody},
+    dev::{Extensions, ServerHandle, Service, ServiceRequest, ServiceResponse},
     http::{
         Method,
         header::{self, HeaderMap, HeaderValue},
@@ -35,6 +36,7 @@ use crate::{
     pulse::{Class, Pulse},
     routes::{RoutePath, Routes},
     tls::Certificate,
+    unread::Held,
 };
 
 /// Threads that serve requests.
@@ -43,6 +45,8 @@ const WORKERS: usize = 2;
 const BACKLOG: u32 = 4096;
 /// How long an idle connection is kept, and a head may take to arrive.
 const IDLE: Duration = Duration::from_secs(5);
+/// How long a client may take to close a connection that is closed to it.
+const LEAVE: Duration = Duration::from_secs(1);
 /// How long requests in flight may take after the server was asked to stop.
 const DRAIN_SECONDS: u64 = 5;
 /// Longest URI.
@@ -163,30 +167,44 @@ impl Server {
         let app = move || {
             let mut routes = Routes::default();
             build(&mut routes);
+            let (has_origins, cors) = (!edge.origins.is_empty(), edge.cors());
             let (meters, pulse, edge) = (Rc::new(Meters::default()), Pulse::start(), edge.clone());
             App::new()
                 .app_data(edge.proxies.clone())
-                .wrap(Condition::new(!edge.origins.is_empty(), edge.cors()))
-                .wrap_fn(move |request, service| {
+                .wrap_fn(move |mut request, service| {
+                    let held = Held::of(&mut request);
                     let (meters, started) = (Rc::clone(&meters), Instant::now());
                     let method = known_method(request.method());
                     let (is_docs, has_tls) = (request.path().starts_with("/docs"), edge.tls.is_some());
                     let answer = match edge.refuse(&request, &pulse) {
-                        Some(problem) => Err(problem),
+                        Some(problem) => Err(request.into_response(problem.error_response()).map_into_right_body()),
                         None => Ok(AssertUnwindSafe(service.call(request)).catch_unwind()),
                     };
                     async move {
                         let answer = match answer {
-                            Ok(answer) => answer.await.unwrap_or_else(|_| Err(Problem::from(&Kind::INTERNAL).into())),
-                            Err(problem) => Err(problem.into()),
+                            Ok(answer) => match answer.await {
+                                Ok(answer) => answer.map(ServiceResponse::map_into_left_body),
+                                Err(_panic) => Err(Problem::from(&Kind::INTERNAL).into()),
+                            },
+                            Err(refused) => Ok(refused),
                         };
                         match answer {
                             Ok(mut response) => {
                                 let route = response.request().app_data::<RoutePath>().map(|RoutePath(path)| *path);
                                 let status = response.status().as_u16();
                                 meters.count((method, route, status), started.elapsed());
-                                secure(response.headers_mut(), is_docs, has_tls);
-                                Ok(response)
+                                let headers = response.headers_mut();
+                                if is_docs {
+                                    headers.insert(header::CONTENT_SECURITY_POLICY, DOCS_POLICY);
+                                }
+                                if has_tls {
+                                    headers.insert(header::STRICT_TRANSPORT_SECURITY, ONLY_TLS);
+                                }
+                                secure(headers);
+                                Ok(response.map_body(|_, body| match held {
+                                    Some(held) => EitherBody::right(held.until_sent(body.boxed())),
+                                    None => EitherBody::left(body),
+                                }))
                             }
                             Err(error) => {
                                 let status = error.as_response_error().status_code().as_u16();
@@ -196,6 +214,7 @@ impl Server {
                         }
                     }
                 })
+                .wrap(Condition::new(has_origins, cors))
                 .configure(|config| routes.configure(config))
                 .default_service(web::to(async || Err::<HttpResponse, _>(Problem::from(&Kind::NOT_FOUND))))
         };
@@ -204,7 +223,7 @@ impl Server {
             .backlog(BACKLOG)
             .keep_alive(IDLE)
             .client_request_timeout(IDLE)
-            .client_disconnect_timeout(IDLE)
+            .client_disconnect_timeout(LEAVE)
             .h1_allow_half_closed(false)
             .on_connect(bound_untaken)
             .shutdown_timeout(DRAIN_SECONDS)
@@ -235,15 +254,12 @@ impl Server {
 }
 
 /// What every answer carries, unless it carries its own.
-fn secure(headers: &mut HeaderMap, is_docs: bool, has_tls: bool) {
+pub(crate) fn secure(headers: &mut HeaderMap) {
     if !headers.contains_key(header::CONTENT_SECURITY_POLICY) {
-        headers.insert(header::CONTENT_SECURITY_POLICY, if is_docs { DOCS_POLICY } else { POLICY });
+        headers.insert(header::CONTENT_SECURITY_POLICY, POLICY);
     }
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    if has_tls {
-        headers.insert(header::STRICT_TRANSPORT_SECURITY, ONLY_TLS);
-    }
 }
 
 /// A client that takes nothing of what is sent to it is cut off by the system.
