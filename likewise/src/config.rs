@@ -37,7 +37,7 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "DIR", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     data_dir: Option<String>,
-    /// The log: sqlite://FILE or kafka://HOST:PORT,…/TOPIC [default: sqlite://<data-dir>/log.db]
+    /// The log: sqlite://FILE, kafka://HOST:PORT,…/TOPIC or kafkas://USER:PASSWORD@HOST:PORT,…/TOPIC [default: sqlite://<data-dir>/log.db]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
     log: Option<String>,
@@ -50,7 +50,8 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Vec::is_empty")]
     records_replica: Vec<String>,
-    /// Counters, requests and token buckets: memory://, redis://HOST:PORT or redis+cluster://HOST:PORT,…
+    /// Counters, requests and token buckets: memory://, redis://HOST:PORT or redis+cluster://HOST:PORT,…; rediss over
+    /// TLS
     /// [default: memory://]
     #[arg(long, global = true, value_name = "URL", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -36,7 +36,7 @@ pub(crate) fn sqlite_path(setting: &str, url: &str) -> Result<PathBuf, Failure> 
 /// The log, for appending. The caller owns its directory, if it has one. A log that is there must have `partitions`,
 /// if they are given.
 pub(crate) async fn writable_log(url: &str, partitions: Option<PartitionCount>) -> Result<Arc<dyn EventLog>, Failure> {
-    if url.starts_with("kafka://") {
+    if KafkaUrl::is_one(url) {
         let log = KafkaLog::open(KafkaUrl::parse(url)?).await?;
         let found = log.partitions();
         if partitions.is_some_and(|wanted| wanted != found) {
@@ -53,7 +53,7 @@ pub(crate) async fn writable_log(url: &str, partitions: Option<PartitionCount>) 
 
 /// The log, for reading beside the service.
 pub(crate) async fn readable_log(url: &str) -> Result<Arc<dyn EventLog>, Failure> {
-    if url.starts_with("kafka://") {
+    if KafkaUrl::is_one(url) {
         return writable_log(url, None).await;
     }
     Ok(Arc::new(SqliteLog::open_readable(&sqlite_path("log", url)?)?))

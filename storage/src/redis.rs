@@ -1,7 +1,7 @@
 //! What the Redis adapters share: a server or a cluster behind one type, with bounded waits.
 
 use std::{
-    fmt,
+    fmt, fs,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
@@ -13,7 +13,7 @@ use futures::StreamExt;
 use parking_lot::Mutex;
 use redis::{
     Client, Cmd, ErrorKind, FromRedisValue, IntoConnectionInfo, Pipeline, RedisError, RedisFuture, Script,
-    ServerErrorKind, Value,
+    ServerErrorKind, TlsCertificates, Value,
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSubSink, PubSubStream},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
@@ -66,7 +66,24 @@ pub(crate) enum Address {
 
 impl Address {
     /// Fails, with a sentence that holds no credential, if the URL is not one of those above.
+    ///
+    /// Over TLS the server's certificate is always verified, by the system's authorities or by those in the PEM file
+    /// that `?ca=` names.
     pub(crate) fn parse(store: &'static str, url: &str) -> Result<Self, StoreError> {
+        if url.contains('#') {
+            return Err(StoreError::unusable(
+                store,
+                "its URL turns something off after a #; a certificate is always verified: name its authority with ?ca=FILE",
+            ));
+        }
+        let (url, ca) = url.split_once("?ca=").map_or((url, None), |(url, file)| (url, Some(file)));
+        let authority = ca.map(fs::read).transpose();
+        let root_cert =
+            authority.map_err(|e| StoreError::unusable(store, format!("the file of ?ca= cannot be read ({e})")))?;
+        let certificates = || TlsCertificates { client_tls: None, root_cert: root_cert.clone() };
+        if root_cert.is_some() && !url.starts_with("rediss") {
+            return Err(StoreError::unusable(store, "?ca= is for rediss://, which speaks TLS"));
+        }
         let wrong = |_| {
             let forms = "redis://host:6379, rediss://host:6379 or redis+cluster://host:6379,host:6379";
             StoreError::unusable(store, format!("its URL must be such as {forms}"))
@@ -78,13 +95,22 @@ impl Address {
                 let at = if credentials.is_empty() { "" } else { "@" };
                 let nodes = nodes.split(',').map(|node| format!("{scheme}://{credentials}{at}{node}"));
                 let nodes: Vec<String> = nodes.collect();
-                let each = nodes.iter().map(|node| Client::open(node.as_str())).collect::<Result<_, _>>();
-                let all = ClusterClient::builder(nodes).tcp_settings(tcp_settings()).build();
-                Ok(Self::Cluster(Box::new(all.map_err(wrong)?), each.map_err(wrong)?))
+                let open = |node: &String| match &root_cert {
+                    Some(_) => Client::build_with_tls(node.as_str(), certificates()),
+                    None => Client::open(node.as_str()),
+                };
+                let each = nodes.iter().map(open).collect::<Result<_, _>>();
+                let all = ClusterClient::builder(nodes).tcp_settings(tcp_settings());
+                let all = if root_cert.is_some() { all.certs(certificates()) } else { all };
+                Ok(Self::Cluster(Box::new(all.build().map_err(wrong)?), each.map_err(wrong)?))
             }
             _ => {
                 let info = url.into_connection_info().map_err(wrong)?.set_tcp_settings(tcp_settings());
-                Ok(Self::Server(Box::new(Client::open(info).map_err(wrong)?)))
+                let client = match &root_cert {
+                    Some(_) => Client::build_with_tls(info, certificates()),
+                    None => Client::open(info),
+                };
+                Ok(Self::Server(Box::new(client.map_err(wrong)?)))
             }
         }
     }

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod audit;
+pub mod certificates;
 pub mod load;
 pub mod proxy;
 pub mod rig;
@@ -13,4 +14,4 @@ pub mod servers;
 mod service;
 pub mod tokens;
 
-pub use service::{Answer, Service, Settings, wait_until};
+pub use service::{Answer, Client, Service, Settings, wait_until};

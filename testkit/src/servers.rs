@@ -17,7 +17,7 @@ use std::{
 use sqlx::{AssertSqlSafe, Connection, Executor, MySqlConnection, Row};
 use tempfile::TempDir;
 
-use crate::wait_until;
+use crate::{certificates::Files, wait_until};
 
 /// How long a server may take to start.
 const START_MAX: Duration = Duration::from_secs(90);
@@ -107,6 +107,9 @@ fn is_ready(name: &str, port: u16, log: &str) -> bool {
         return log.contains("Kafka Server started");
     }
     let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    if name == "Redis over TLS" {
+        return true;
+    }
     let _on_loopback = stream.set_read_timeout(Some(Duration::from_secs(1)));
     if name == "Redis" {
         let _refused = stream.write_all(b"PING\r\n");
@@ -166,15 +169,77 @@ group.initial.rebalance.delay.ms=0
         data.display()
     );
     settings.iter().for_each(|line| text.extend([line, "\n"]));
+    let text = text.replace("{port}", &port.to_string()).replace("{controller}", &controller.to_string());
     fs::write(&properties, text).expect("properties are written");
     let classes = format!("{}/*", installed("kafka-4.1.0").display());
     let java = |arguments: &[&str]| texts(&[&["java"], flags, &["-cp", &classes], arguments].concat());
     let properties = properties.display().to_string();
     let format = java(&["kafka.tools.StorageTool", "format", "-t", "bGlrZXdpc2UtdGVzdC1pZA", "-c", &properties]);
-    run(Command::new(&format[0]).args(&format[1..]));
+    run(Command::new(&format[0]).args(&format[1..]).args(["--add-scram", KAFKA_USER]));
     let mut server = Server::new("Kafka", dir, port, java(&["kafka.Kafka", &properties]));
     server.start();
     server
+}
+
+/// Who may speak to [`start_kafka_tls`].
+const KAFKA_USER: &str = "SCRAM-SHA-512=[name=likewise,password=kafka-secret]";
+
+/// The same for clients that speak TLS and name themselves `likewise` with the password `kafka-secret`, by
+/// SCRAM-SHA-512.
+pub fn start_kafka_tls(certificate: &Files) -> Server {
+    let keystore = format!("ssl.keystore.location={}", certificate.both.display());
+    let inside = free_port();
+    let listeners = format!(
+        "listeners=INSIDE://127.0.0.1:{inside},OUTSIDE://127.0.0.1:{{port}},CONTROLLER://127.0.0.1:{{controller}}"
+    );
+    start_kafka(&[
+        &listeners,
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,INSIDE:PLAINTEXT,OUTSIDE:SASL_SSL",
+        "inter.broker.listener.name=INSIDE",
+        "sasl.enabled.mechanisms=SCRAM-SHA-512",
+        "listener.name.outside.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;",
+        "ssl.keystore.type=PEM",
+        &keystore,
+    ])
+}
+
+/// Redis that speaks TLS only, to whoever says the password `redis-secret`.
+pub fn start_redis_tls(certificate: &Files) -> Server {
+    let dir = tempfile::tempdir().expect("a folder");
+    let (port, place) = (free_port(), dir.path().display().to_string());
+    let (chain, key) = (certificate.certificate.display().to_string(), certificate.key.display().to_string());
+    let arguments = [
+        "redis-server",
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--dir",
+        &place,
+        "--port",
+        "0",
+        "--tls-port",
+        &port.to_string(),
+        "--tls-cert-file",
+        &chain,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &chain,
+        "--tls-auth-clients",
+        "no",
+        "--requirepass",
+        "redis-secret",
+    ];
+    let mut server = Server::new("Redis over TLS", dir, port, texts(&arguments));
+    server.start();
+    server
+}
+
+/// The arguments with which MySQL or MariaDB speaks TLS.
+pub fn mysql_tls(authority: &Path, certificate: &Files) -> [String; 3] {
+    let setting = |name: &str, file: &Path| format!("--ssl-{name}={}", file.display());
+    [setting("ca", authority), setting("cert", &certificate.certificate), setting("key", &certificate.key)]
 }
 
 /// MySQL 9 with an empty root password. `settings` are further arguments.

@@ -11,6 +11,8 @@ use std::{
 use serde_json::Value;
 use ureq::{Agent, http};
 
+use crate::certificates::Files;
+
 /// How long a start may take before it counts as failed. What it really takes is for the tests to judge.
 const START_MAX: Duration = Duration::from_secs(30);
 
@@ -22,6 +24,7 @@ pub struct Settings {
     listen: String,
     role: String,
     extra: Vec<String>,
+    authority: Option<PathBuf>,
 }
 
 impl Settings {
@@ -33,6 +36,7 @@ impl Settings {
             listen: "127.0.0.1:0".into(),
             role: "serve".into(),
             extra: Vec::new(),
+            authority: None,
         }
     }
 
@@ -48,6 +52,14 @@ impl Settings {
     pub fn role(mut self, role: &str) -> Self {
         self.role = role.into();
         self
+    }
+
+    /// Over TLS, with the certificate of `files`, which `authority` stands for.
+    #[must_use]
+    pub fn tls(mut self, authority: &Path, files: &Files) -> Self {
+        self.authority = Some(authority.into());
+        self.arg(&format!("--tls-cert-file={}", files.certificate.display()))
+            .arg(&format!("--tls-key-file={}", files.key.display()))
     }
 
     /// With one more argument.
@@ -90,9 +102,9 @@ impl Settings {
             banner.push(line.clone());
             Some(line)
         };
-        let address = next().and_then(|line| Some(line.split_once("http://")?.1.to_owned()));
+        let address = next().and_then(|line| Some(line.split_once("://")?.1.to_owned()));
         let admin = std::iter::from_fn(&mut next).find_map(|line| {
-            Some(line.split_once("Metrics")?.1.split_once("http://")?.1.strip_suffix("/metrics")?.to_owned())
+            Some(line.split_once("Metrics")?.1.split_once("://")?.1.strip_suffix("/metrics")?.to_owned())
         });
         let (Some(address), Some(admin)) = (address, admin) else {
             let _gone = child.kill();
@@ -100,12 +112,19 @@ impl Settings {
         };
         // Somebody must read on, or the service would wait for its own banner.
         thread::spawn(move || lines.for_each(drop));
-        Service { address, admin, child, log: Some(log), agent: agent() }
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        Service { address, admin, scheme, child, log: Some(log), agent: agent(self.authority.as_deref()) }
     }
 }
 
-fn agent() -> Agent {
+fn agent(authority: Option<&Path>) -> Agent {
     let config = Agent::config_builder().http_status_as_error(false).timeout_global(Some(Duration::from_secs(30)));
+    let tls = authority.map(|file| {
+        let pem = std::fs::read(file).expect("the authority's certificate");
+        let root = ureq::tls::Certificate::from_pem(&pem).expect("a certificate");
+        ureq::tls::TlsConfig::builder().root_certs(ureq::tls::RootCerts::new_with_certs(&[root])).build()
+    });
+    let config = config.tls_config(tls.unwrap_or_default());
     config.max_idle_connections_per_host(64).build().into()
 }
 
@@ -115,6 +134,7 @@ pub struct Service {
     pub address: String,
     /// Where metrics are.
     pub admin: String,
+    scheme: &'static str,
     child: Child,
     log: Option<thread::JoinHandle<String>>,
     agent: Agent,
@@ -143,6 +163,54 @@ impl Answer {
     }
 }
 
+/// A client of its own, without connections of before.
+pub struct Client {
+    base: String,
+    agent: Agent,
+}
+
+impl Settings {
+    /// Another client of a service that these settings started.
+    pub fn client(&self, service: &Service) -> Client {
+        let base = format!("{}://{}", service.scheme, service.address);
+        Client { base, agent: agent(self.authority.as_deref()) }
+    }
+}
+
+impl Client {
+    /// Sends a request. The error tells that no answer came.
+    pub fn try_send(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer, ureq::Error> {
+        send(&self.agent, &self.base, method, path, headers, body)
+    }
+}
+
+fn send(
+    agent: &Agent,
+    base: &str,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Result<Answer, ureq::Error> {
+    let mut request = http::Request::builder().method(method).uri(format!("{base}{path}"));
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    let sent = match body {
+        Some(body) => agent.run(request.body(body)?),
+        None => agent.run(request.body(())?),
+    };
+    let mut response = sent?;
+    let text = response.body_mut().read_to_string()?;
+    Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
+}
+
 impl Service {
     /// Sends a request. The error tells that no answer came.
     pub fn try_send(
@@ -152,17 +220,8 @@ impl Service {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answer, ureq::Error> {
-        let mut request = http::Request::builder().method(method).uri(format!("http://{}{path}", self.address));
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let sent = match body {
-            Some(body) => self.agent.run(request.body(body)?),
-            None => self.agent.run(request.body(())?),
-        };
-        let mut response = sent?;
-        let text = response.body_mut().read_to_string()?;
-        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
+        let base = format!("{}://{}", self.scheme, self.address);
+        send(&self.agent, &base, method, path, headers, body)
     }
 
     /// Sends a request that must be answered.
@@ -200,7 +259,7 @@ impl Service {
 
     /// GETs a path of the admin port as the holder of a credential.
     pub fn get_admin_as(&self, credential: &str, path: &str) -> Answer {
-        let mut request = self.agent.get(format!("http://{}{path}", self.admin));
+        let mut request = self.agent.get(format!("{}://{}{path}", self.scheme, self.admin));
         if !credential.is_empty() {
             request = request.header("Authorization", format!("Bearer {credential}"));
         }

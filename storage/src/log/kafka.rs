@@ -45,37 +45,83 @@ const CONNECT_MAX: Duration = Duration::from_secs(10);
 /// How long a stop waits for what was appended.
 const FLUSH_MAX: Duration = Duration::from_secs(5);
 
-/// Which brokers and which topic: `kafka://host:port,host:port/topic`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// Which brokers and which topic: `kafka://host:port,host:port/topic`, or `kafkas://user:password@host:port/topic` over
+/// TLS, with a user by SCRAM-SHA-512.
+#[derive(Clone, PartialEq, Eq)]
 pub struct KafkaUrl {
     brokers: String,
     topic: String,
     group: String,
+    has_tls: bool,
+    /// A user and a password.
+    user: Option<(String, String)>,
+    mechanism: String,
+    /// A PEM file of authorities; the system's if there is none.
+    ca: Option<String>,
+}
+
+impl fmt::Debug for KafkaUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaUrl").field("topic", &self.topic).finish_non_exhaustive()
+    }
 }
 
 impl KafkaUrl {
-    /// Fails, with a sentence, on anything else. `?group=` names another consumer group than `likewise-projector`.
+    /// Whether a URL is meant to be one.
+    pub fn is_one(url: &str) -> bool {
+        url.starts_with("kafka://") || url.starts_with("kafkas://")
+    }
+
+    /// Fails, with a sentence, on anything else. After a `?`, joined by `&`: `group=` names another consumer group than
+    /// `likewise-projector`, `ca=` a PEM file of authorities, `sasl=` another mechanism: SCRAM-SHA-256 or PLAIN.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
-        let wrong = || StoreError::unusable(STORE, "the log's URL must be such as kafka://host:9092/likes");
-        let rest = url.strip_prefix("kafka://").ok_or_else(wrong)?;
-        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let wrong = || {
+            let forms = "kafka://host:9092/likes or kafkas://user:password@host:9093/likes";
+            StoreError::unusable(STORE, format!("the log's URL must be such as {forms}"))
+        };
+        let (scheme, rest) = url.split_once("://").ok_or_else(wrong)?;
+        let has_tls = match scheme {
+            "kafka" => false,
+            "kafkas" => true,
+            _ => return Err(wrong()),
+        };
+        if has_tls && !cfg!(feature = "kafka-tls") {
+            return Err(StoreError::unusable(
+                STORE,
+                "this program was built without TLS for it: build it with --features kafka-tls",
+            ));
+        }
+        let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let (who, rest) = rest.rsplit_once('@').map_or((None, rest), |(who, rest)| (Some(who), rest));
         let (brokers, topic) = rest.split_once('/').ok_or_else(wrong)?;
         let is_name = |text: &str| {
             let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
             (1..=200).contains(&text.len()) && text.bytes().all(allowed)
         };
-        let group = match query {
-            None => "likewise-projector",
-            Some(query) => query.strip_prefix("group=").ok_or_else(wrong)?,
+        let user = match who.map(|who| who.split_once(':').ok_or_else(wrong)).transpose()? {
+            Some(_) if !has_tls => {
+                return Err(StoreError::unusable(STORE, "a password is sent over TLS only: kafkas://"));
+            }
+            Some((user, password)) => Some((decoded(user).ok_or_else(wrong)?, decoded(password).ok_or_else(wrong)?)),
+            None => None,
         };
+        let (mut group, mut mechanism, mut ca) = ("likewise-projector", "SCRAM-SHA-512", None);
+        for setting in query.split('&').filter(|setting| !setting.is_empty()) {
+            match setting.split_once('=').ok_or_else(wrong)? {
+                ("group", name) => group = name,
+                ("ca", file) if has_tls => ca = Some(file.to_owned()),
+                ("sasl", name) if user.is_some() && MECHANISMS.contains(&name) => mechanism = name,
+                _ => return Err(wrong()),
+            }
+        }
         let has_port = |broker: &str| {
-            !broker.contains('@')
-                && broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+            broker.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
         };
         if !is_name(topic) || !is_name(group) || !brokers.split(',').all(has_port) {
             return Err(wrong());
         }
-        Ok(Self { brokers: brokers.into(), topic: topic.into(), group: group.into() })
+        let (brokers, topic, group, mechanism) = (brokers.into(), topic.into(), group.into(), mechanism.into());
+        Ok(Self { brokers, topic, group, has_tls, user, mechanism, ca })
     }
 
     /// The name of the topic for dead letters.
@@ -95,8 +141,27 @@ impl KafkaUrl {
             .set("reconnect.backoff.ms", "50")
             .set("reconnect.backoff.max.ms", "1000")
             .set_log_level(RDKafkaLogLevel::Warning);
+        if self.has_tls {
+            // The broker's certificate and its name are verified.
+            config.set("security.protocol", if self.user.is_some() { "sasl_ssl" } else { "ssl" });
+            config.set("ssl.endpoint.identification.algorithm", "https");
+            if let Some(ca) = &self.ca {
+                config.set("ssl.ca.location", ca);
+            }
+        }
+        if let Some((user, password)) = &self.user {
+            config.set("sasl.mechanism", &self.mechanism).set("sasl.username", user).set("sasl.password", password);
+        }
         config
     }
+}
+
+/// How a user can prove who they are.
+const MECHANISMS: [&str; 3] = ["SCRAM-SHA-512", "SCRAM-SHA-256", "PLAIN"];
+
+/// A part of a URL without its escapes.
+fn decoded(text: &str) -> Option<String> {
+    percent_encoding::percent_decode_str(text).decode_utf8().ok().map(Into::into)
 }
 
 /// Notices what the client library says, without what it may hold of addresses.

@@ -21,7 +21,7 @@ use likewise_schema::{Content, ContentType, Pair, Partition, Position, UserId};
 use parking_lot::Mutex;
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Executor, MySqlConnection, MySqlPool,
-    mysql::{MySqlConnectOptions, MySqlPoolOptions},
+    mysql::{MySqlConnectOptions, MySqlPoolOptions, MySqlSslMode},
     pool::PoolConnection,
     raw_sql,
 };
@@ -135,9 +135,11 @@ fn describe(error: &sqlx::Error) -> StoreError {
             1142 | 1143 | 1227 => StoreError::unusable(STORE, "its user lacks a right that this role needs"),
             number => StoreError::unavailable(STORE, format!("it refused a statement with error {number}")),
         },
+        // How a certificate that is refused shows itself.
+        sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::InvalidData => insecure(),
         sqlx::Error::Io(error) => StoreError::unavailable(STORE, error.kind()),
         sqlx::Error::PoolTimedOut => StoreError::unavailable(STORE, "no connection was free or could be made in time"),
-        sqlx::Error::Tls(_) => StoreError::unavailable(STORE, "a secure connection could not be made"),
+        sqlx::Error::Tls(_) => insecure(),
         sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } => {
             StoreError::unusable(STORE, "a stored value cannot be read")
         }
@@ -146,6 +148,12 @@ fn describe(error: &sqlx::Error) -> StoreError {
         }
         _ => StoreError::unavailable(STORE, "the connection broke"),
     }
+}
+
+fn insecure() -> StoreError {
+    let needed = "no secure connection could be made: its certificate must be valid, for its name, and of an authority \
+                  that is known here (?ssl-ca=FILE); ?ssl-mode=DISABLED goes without";
+    StoreError::unavailable(STORE, needed)
 }
 
 fn late() -> StoreError {
@@ -159,12 +167,23 @@ impl<T, F: for<'c> Fn(&'c mut MySqlConnection) -> BoxFuture<'c, Result<T, Failed
 
 impl MysqlRecords {
     /// The records of `shards` at a URL such as `mysql://user:password@host/database`. Connects when it is first used.
+    ///
+    /// Beyond this machine it speaks TLS and verifies the server's certificate and name, by the system's authorities or
+    /// those in the PEM file of `?ssl-ca=`, unless `?ssl-mode=` says otherwise.
     pub fn new(url: &str, shards: &Shards) -> Result<Self, StoreError> {
         let wrong = |_| StoreError::unusable(STORE, "its URL must be such as mysql://user:password@host:3306/database");
         let options: MySqlConnectOptions = url.parse().map_err(wrong)?;
         if options.get_database().is_none_or(str::is_empty) {
             return Err(StoreError::unusable(STORE, "its URL names no database: mysql://user:password@host/database"));
         }
+        let says_how = url.split_once('?').is_some_and(|(_, query)| query.contains("ssl-mode="));
+        let is_here = ["localhost", "127.0.0.1", "[::1]", "::1"].contains(&options.get_host());
+        let names_authority = url.contains("ssl-ca=");
+        let options = if says_how || (is_here && !names_authority) {
+            options
+        } else {
+            options.ssl_mode(MySqlSslMode::VerifyIdentity)
+        };
         // Each size of a multi-row statement is prepared once for each table.
         let options = options.statement_cache_capacity(1024).disable_statement_logging();
         let pool = |most, session: &'static str, wait, idle| {
