@@ -1,0 +1,180 @@
+//! The command side on real servers: limits that processes share, one request sent everywhere, a process that stands
+//! still.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Barrier, Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use likewise_testkit::{
+    Answer, Service, Settings, audit,
+    rig::{Own, Rig},
+    tokens::{AUDIENCE, ISSUER, SECRET, Signer},
+    wait_until,
+};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_likewise");
+
+fn like(content: u64) -> Value {
+    json!({ "requestId": Uuid::now_v7().to_string(), "contentType": "post", "contentId": content, "liked": true })
+}
+
+/// A command API with authentication.
+fn guarded(rig: &Rig, folder: &str, arguments: &[&str]) -> Settings {
+    let settings = rig.settings(folder).role("command-api");
+    let secret = std::env::temp_dir().join(format!("{}-{folder}.secret", rig.name));
+    std::fs::write(&secret, SECRET).expect("a secret");
+    let settings = settings
+        .arg(&format!("--auth-secret-file={}", secret.display()))
+        .arg(&format!("--auth-issuer={ISSUER}"))
+        .arg(&format!("--auth-audience={AUDIENCE}"));
+    arguments.iter().fold(settings, |settings, argument| settings.arg(argument))
+}
+
+/// Sends commands at once, by turns to each service, and counts the answers by status.
+fn at_once(
+    services: &[&Service],
+    senders: usize,
+    send: impl Fn(&Service, usize) -> Answer + Sync,
+) -> BTreeMap<u16, usize> {
+    let (answers, start) = (Mutex::new(BTreeMap::new()), Barrier::new(senders));
+    thread::scope(|scope| {
+        for sender in 0..senders {
+            let (answers, start, send) = (&answers, &start, &send);
+            scope.spawn(move || {
+                start.wait();
+                let answer = send(services[sender % services.len()], sender);
+                *answers.lock().expect("no panic").entry(answer.status).or_insert(0) += 1;
+            });
+        }
+    });
+    answers.into_inner().expect("no panic")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn processes_share_limits_exactly_and_by_shares_while_redis_is_away() {
+    let mut rig = Rig::start(BINARY, Own { redis: true, ..Own::default() }).await;
+    let arguments = ["--limit-user=20/1h", "--limit-address=off"];
+    let (one, two) = (guarded(&rig, "one", &arguments).start(), guarded(&rig, "two", &arguments).start());
+    let services = [&one, &two];
+    let send = |user: i64| {
+        let token = Signer::secret().token_of(user);
+        move |service: &Service, sender: usize| {
+            service.send_as(&token, "POST", "/v1/likes", Some(&like(sender as u64 + 1)))
+        }
+    };
+    let answers = at_once(&services, 100, send(7));
+    assert_eq!(answers, BTreeMap::from([(202, 20), (429, 80)]), "100 at once by two processes, 20 of one user");
+
+    // Each knows of the other by now, and gives out half while Redis is away.
+    thread::sleep(Duration::from_millis(2500));
+    rig.redis().kill();
+    let answers = at_once(&services, 100, send(8));
+    println!("without Redis: {answers:?} (2 x 10 of 20)");
+    assert_eq!(answers, BTreeMap::from([(202, 20), (429, 80)]));
+    rig.redis().start();
+    let connected = || {
+        let answer = one.send_as(&Signer::secret().token_of(9), "POST", "/v1/likes", Some(&like(1000)));
+        answer.header("ratelimit-policy").contains("\"user\";q=20;w=3600")
+    };
+    let took = wait_until("the shared buckets", Duration::from_secs(30), connected);
+    println!("Redis is used again {took:?} after it was back");
+    let answers = at_once(&services, 100, send(10));
+    assert_eq!(answers, BTreeMap::from([(202, 20), (429, 80)]), "the shared buckets count again");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_sent_everywhere_at_once_is_one_event_and_one_answer() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (one, two) = (guarded(&rig, "one", &[]).start(), guarded(&rig, "two", &[]).start());
+    let projector = rig.projector("a");
+    let (token, body) = (Signer::secret().token_of(7), like(1));
+    // While a process has no connection to Redis yet, it knows its own requests only.
+    for service in [&one, &two] {
+        assert_eq!(service.send_as(&token, "POST", "/v1/likes", Some(&like(2))).status, 202);
+    }
+    let positions = Mutex::new(std::collections::BTreeSet::new());
+    let send = |service: &Service, _: usize| {
+        let mut answer = service.send_as(&token, "POST", "/v1/likes", Some(&body));
+        for _ in 0..49 {
+            if answer.status == 202 {
+                positions.lock().expect("no panic").insert(answer.json()["position"].to_string());
+            } else {
+                assert_eq!((answer.status, answer.header("retry-after")), (409, "3"), "{}", answer.text);
+            }
+            answer = service.send_as(&token, "POST", "/v1/likes", Some(&body));
+        }
+        answer
+    };
+    let answers = at_once(&[&one, &two], 20, send);
+    println!("1,000 sends of one request by two processes, the last 20: {answers:?}");
+    assert_eq!(positions.into_inner().expect("no panic").len(), 1, "answers agree");
+    assert_eq!(audit::read_topic(&rig.places().kafka, &rig.name).len(), 3, "one event beside the first two");
+    drop(projector);
+}
+
+/// A process that was stopped sheds what waited meanwhile: nobody gets a success that is too late to count on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_stood_still_has_no_late_success() {
+    let rig = Rig::start(BINARY, Own::default()).await;
+    let (api, projector) = (rig.role("command-api", "api"), rig.projector("a"));
+    // What a command may take, and as much again for a busy machine.
+    let late = Duration::from_millis(1500) + Duration::from_millis(1000);
+    let (over, accepted, unknown, refused) =
+        (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let (before, after) = thread::scope(|scope| {
+        for client in 0..16_u64 {
+            let (api, over, accepted, unknown, refused) = (&api, &over, &accepted, &unknown, &refused);
+            scope.spawn(move || {
+                let mut number = 0;
+                while !over.load(Ordering::Relaxed) {
+                    number += 1;
+                    let mut body = like(number);
+                    body["userId"] = json!(client + 1);
+                    let sent = Instant::now();
+                    let answer = api.post("/v1/likes", &body);
+                    let took = sent.elapsed();
+                    let counter = match (answer.status, answer.json()["outcome"].as_str()) {
+                        (202, _) => {
+                            assert!(took < late, "a success after {took:?}");
+                            accepted
+                        }
+                        (503, Some("unknown")) => unknown,
+                        (503, Some("rejected")) => refused,
+                        _ => panic!("{} {}", answer.status, answer.text),
+                    };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let rate = || {
+            let before = accepted.load(Ordering::Relaxed);
+            thread::sleep(Duration::from_secs(1));
+            accepted.load(Ordering::Relaxed) - before
+        };
+        thread::sleep(Duration::from_secs(1));
+        let before = rate();
+        api.signal("STOP");
+        thread::sleep(Duration::from_secs(10));
+        api.signal("CONT");
+        let returned = Instant::now();
+        let mut after = rate();
+        while after * 2 < before && returned.elapsed() < Duration::from_secs(6) {
+            after = rate();
+        }
+        println!("{before}/s before, {after}/s within {:?} after it went on (2 s)", returned.elapsed());
+        over.store(true, Ordering::Relaxed);
+        (before, after)
+    });
+    println!("{accepted:?} accepted, {unknown:?} unknown, {refused:?} refused");
+    assert!(after * 2 >= before, "{before}/s before, {after}/s after");
+    assert!(unknown.into_inner() + refused.into_inner() > 0, "nothing was sent while it stood still");
+    drop(projector);
+}
