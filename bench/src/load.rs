@@ -112,6 +112,13 @@ pub(crate) enum Requests {
         /// The share of counts that are of `post:1`, from 0 to 1.
         on_one_post: f64,
     },
+    /// Likes of new pairs, each by the holder of one of these tokens, by turns.
+    LikesAs {
+        /// The first like.
+        first: u64,
+        /// `Authorization` headers with their line's end.
+        tokens: &'static [String],
+    },
     /// Paths that are read by turns.
     Paths(&'static [String]),
 }
@@ -123,6 +130,14 @@ impl Requests {
             Self::Likes { first, on_one_post, .. } => {
                 let prefer = if self.waits(index) { "Prefer: wait=5\r\n" } else { "" };
                 connection.post("/v1/likes", &like(first + index, on_one_post), prefer).await
+            }
+            Self::LikesAs { first, tokens } => {
+                let number = first + index;
+                let (id, content) = (Uuid::now_v7(), 1 + mix(number) % 4_000_000_000);
+                let body = format!(
+                    "{{\"requestId\":\"{id}\",\"contentType\":\"post\",\"contentId\":{content},\"liked\":true}}"
+                );
+                connection.post("/v1/likes", &body, &tokens[number as usize % tokens.len()]).await
             }
             Self::Reads { on_one_post } => connection.status(&read(index, on_one_post)).await,
             Self::Paths(paths) => connection.status(&paths[index as usize % paths.len()]).await,
@@ -137,7 +152,7 @@ impl Requests {
     /// The status of a request that was done at once.
     fn done(&self) -> u16 {
         match self {
-            Self::Likes { .. } => 202,
+            Self::Likes { .. } | Self::LikesAs { .. } => 202,
             Self::Reads { .. } | Self::Paths(_) => 200,
         }
     }
@@ -153,6 +168,10 @@ pub(crate) struct Outcome {
     pub(crate) latency: Histogram<u64>,
     /// Microseconds from due to visible.
     pub(crate) visible: Histogram<u64>,
+    /// Microseconds from sent to answered, of those that were done.
+    pub(crate) done_after: Histogram<u64>,
+    /// Microseconds from sent to answered, of those that were refused.
+    pub(crate) refused_after: Histogram<u64>,
 }
 
 impl Outcome {
@@ -208,11 +227,11 @@ impl Connection {
         Ok(Self { stream, buffer: Vec::with_capacity(8192) })
     }
 
-    /// Posts JSON; gives the status.
-    pub(crate) async fn post(&mut self, path: &str, body: &str, prefer: &str) -> Result<u16> {
+    /// Posts JSON, with further headers, each with its line's end; gives the status.
+    pub(crate) async fn post(&mut self, path: &str, body: &str, headers: &str) -> Result<u16> {
         let length = body.len();
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{prefer}Content-Length: {length}\r\n\r\n{body}"
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n{headers}Content-Length: {length}\r\n\r\n{body}"
         );
         self.send(&request).await.map(|(status, _)| status)
     }
@@ -269,6 +288,8 @@ pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
         seconds: 0.0,
         latency: histogram(),
         visible: histogram(),
+        done_after: histogram(),
+        refused_after: histogram(),
     }));
     let start = Instant::now();
     let mut connections = JoinSet::new();
@@ -277,6 +298,7 @@ pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
         let (next, total) = (Arc::clone(&next), Arc::clone(&total));
         connections.spawn(async move {
             let (mut latency, mut visible) = (histogram(), histogram());
+            let (mut done_after, mut refused_after) = (histogram(), histogram());
             let (mut sent, mut accepted, mut refused) = (0, 0, 0);
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
@@ -293,7 +315,14 @@ pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
                     sleep_until(due).await;
                 }
                 let waits = plan.requests.waits(index);
+                let sent_at = Instant::now();
                 let status = plan.requests.send(&mut connection, index).await?;
+                let took = u64::try_from(sent_at.elapsed().as_micros()).unwrap_or(u64::MAX);
+                if status == 503 {
+                    refused_after.saturating_record(took)
+                } else {
+                    done_after.saturating_record(took)
+                }
                 let micros = u64::try_from(due.elapsed().as_micros()).unwrap_or(u64::MAX);
                 sent += 1;
                 match status {
@@ -310,6 +339,8 @@ pub(crate) async fn run(address: &str, plan: Plan) -> Result<Outcome> {
             total.sent += sent;
             total.accepted += accepted;
             total.refused += refused;
+            total.done_after.add(&done_after).map_err(Error::other)?;
+            total.refused_after.add(&refused_after).map_err(Error::other)?;
             total.latency.add(&latency).map_err(Error::other)?;
             total.visible.add(&visible).map_err(Error::other)
         });

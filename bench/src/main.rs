@@ -8,6 +8,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod command;
 mod disk;
 mod embedded;
 mod lag;
@@ -39,6 +40,14 @@ enum Command {
         #[command(flatten)]
         options: embedded::Options,
     },
+    /// The command API with every protection on beside a bare handler on Kafka and beside a transaction per like.
+    Command {
+        /// The release binary of likewise.
+        #[arg(long)]
+        likewise: PathBuf,
+        #[command(flatten)]
+        options: command::Options,
+    },
     /// Projection into MySQL and MariaDB beside raw multi-row upserts and one upsert per event.
     Projection(projection::Options),
     /// The whole service in roles on Kafka, MySQL and Redis, with the load generator on the same machine.
@@ -67,6 +76,9 @@ enum Command {
         /// Where it may keep files.
         #[arg(long)]
         data_dir: PathBuf,
+        /// Servers that it uses: addresses or URLs.
+        #[arg(long)]
+        server: Vec<String>,
     },
 }
 
@@ -83,10 +95,11 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     match command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
+        Command::Command { likewise, options } => runtime.block_on(command::run(&likewise, &options)),
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),
         Command::Query { likewise, options } => runtime.block_on(query::run(&likewise, &options)),
         Command::Load(options) => runtime.block_on(load::print(&options)),
-        Command::Peer { kind, data_dir } => runtime.block_on(peers::serve(kind, &data_dir)),
+        Command::Peer { kind, data_dir, server } => runtime.block_on(peers::serve(kind, &data_dir, &server)),
     }
 }
