@@ -20,7 +20,7 @@ use crate::{
     load::{self, Outcome, Pace, Plan, Requests, quantiles},
     median,
     peers::{self, Kind},
-    process::rss_kib,
+    process::{cpu_seconds, rss_kib},
 };
 
 #[derive(Args)]
@@ -114,11 +114,11 @@ impl Servers {
     }
 }
 
-/// `Authorization` headers of so many users; each token is another one, even of one user.
-fn tokens(signer: &Signer, count: usize) -> &'static [String] {
+/// `Authorization` headers of so many users; each token is another one, even of one user, and in each round.
+fn tokens(signer: &Signer, round: usize, count: usize) -> &'static [String] {
     let token = |number: usize| {
         let mut claims = claims(1 + number as i64 % 100_000);
-        claims["jti"] = json!(number);
+        claims["jti"] = json!([round, number]);
         format!("Authorization: Bearer {}\r\n", signer.token(&json!({ "alg": signer.algorithm() }), &claims))
     };
     (0..count).map(token).collect::<Vec<_>>().leak()
@@ -143,8 +143,7 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
             servers::redis_url(&servers.redis),
         ],
     )?;
-    let known = tokens(&Signer::secret(), 1000);
-    let fresh = tokens(&Signer::ed25519(1), 20_000 * options.rounds);
+    let known = tokens(&Signer::secret(), 0, 1000);
     let mut first = 0;
     let mut load = async |address: &str, tokens: &'static [String], seconds: u64, connections: usize, pace: Pace| {
         let requests = Requests::LikesAs { first, tokens };
@@ -164,12 +163,32 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
     );
     let names = ["actix + rdkafka alone", "likewise, HS256", "likewise, EdDSA, each token new", "MySQL + Redis INCR"];
     let addresses = [&bare.address, &hs256.address, &eddsa.address, &plain.address];
+    let processes = [bare.id(), hs256.id(), eddsa.id(), plain.id()];
+    let parts = |index: usize| {
+        let ids = [
+            ("it", processes[index]),
+            ("Kafka", servers.kafka.id()),
+            ("Redis", servers.redis.id()),
+            ("MySQL", servers.mysql.id()),
+            ("load generator", std::process::id()),
+        ];
+        ids.map(|(name, id)| (name, cpu_seconds(id)))
+    };
     let mut rates: [Vec<f64>; 4] = Default::default();
-    for _ in 0..options.rounds {
+    for round in 0..options.rounds {
         for (index, address) in addresses.iter().enumerate() {
-            let tokens = if index == 2 { fresh } else { known };
+            // More than can be sent in this time.
+            let fresh = || tokens(&Signer::ed25519(1), round, 12_000 * options.seconds as usize);
+            let tokens = if index == 2 { fresh() } else { known };
+            let before = parts(index);
             let outcome = load(address, tokens, options.seconds, options.connections, Pace::Closed).await?;
+            let thousands = outcome.accepted.max(1) as f64 / 1000.0;
+            let used = parts(index).into_iter().zip(before);
+            let used =
+                used.map(|((name, now), (_, before))| format!("{name} {:.0}", (now - before) * 1000.0 / thousands));
+            let used = used.collect::<Vec<_>>().join(", ");
             println!("  {}: {:.0}/s, {}", names[index], outcome.rate(), quantiles(&outcome.done_after));
+            println!("    CPU {used} ms per 1,000 likes");
             rates[index].push(outcome.rate());
         }
     }

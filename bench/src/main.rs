@@ -41,7 +41,8 @@ enum Command {
         options: embedded::Options,
     },
     /// The command API with every protection on beside a bare handler on Kafka and beside a transaction per like.
-    Command {
+    #[command(name = "command")]
+    Accepting {
         /// The release binary of likewise.
         #[arg(long)]
         likewise: PathBuf,
@@ -95,7 +96,7 @@ fn main() -> std::io::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(workers).enable_all().build()?;
     match command {
         Command::Embedded { likewise, options } => runtime.block_on(embedded::run(&likewise, &options)),
-        Command::Command { likewise, options } => runtime.block_on(command::run(&likewise, &options)),
+        Command::Accepting { likewise, options } => runtime.block_on(command::run(&likewise, &options)),
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),
         Command::Query { likewise, options } => runtime.block_on(query::run(&likewise, &options)),

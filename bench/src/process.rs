@@ -29,6 +29,10 @@ impl Server {
         Ok(Self { address, admin, child })
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Resident memory in KiB, from /proc.
     pub(crate) fn rss_kib(&self) -> u64 {
         rss_kib(self.child.id())
@@ -40,6 +44,14 @@ pub(crate) fn rss_kib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|text| text.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
+}
+
+/// User and system time of a process, from /proc; its clock ticks a hundred times a second.
+pub(crate) fn cpu_seconds(process: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<f64>().ok());
+    ticks.sum::<f64>() / 100.0
 }
 
 impl Drop for Server {

@@ -17,6 +17,7 @@ use crate::{
     lag::{self, Lag},
     load::{self, Outcome, Pace, Plan, Requests, quantiles},
     peers::{self, Kind},
+    process::cpu_seconds,
 };
 
 #[derive(Args)]
@@ -109,14 +110,6 @@ impl System {
         let all = roles.chain(servers).chain([("load generator", std::process::id())]);
         all.map(|(name, id)| (name, cpu_seconds(id))).collect()
     }
-}
-
-/// User and system time of a process, from /proc; its clock ticks a hundred times a second.
-fn cpu_seconds(process: u32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = after_name.split_whitespace().skip(11).take(2).filter_map(|text| text.parse::<f64>().ok());
-    ticks.sum::<f64>() / 100.0
 }
 
 pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {

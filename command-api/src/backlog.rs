@@ -14,6 +14,8 @@ use crate::commands::Ports;
 
 /// How often the projection's progress is read.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+/// The same where nothing depends on it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Progress that is older may be that of tables that are no more: their generation is read again.
 const DOUBT_AFTER_MILLIS: i64 = 3000;
 /// How long a command waits at most when the backlog is just below the bound.
@@ -117,7 +119,7 @@ impl Backlog {
         loop {
             self.sample(ports, scopes).await;
             self.gauge.set(self.partitions.iter().map(Counted::behind).sum::<i64>() as f64);
-            tokio::time::sleep(SAMPLE_EVERY).await;
+            tokio::time::sleep(if self.limit.refuse_from == i64::MAX { LOOK_EVERY } else { SAMPLE_EVERY }).await;
         }
     }
 

@@ -14,18 +14,21 @@ use tokio::{
 /// How long a request waits for its turn before it is refused.
 const QUEUE_WAIT: Duration = Duration::from_millis(50);
 /// How long it waits while others have lately waited in vain: a queue that stands only makes everybody late.
-const STANDING_QUEUE_WAIT: Duration = Duration::from_millis(5);
+const STANDING_QUEUE_WAIT: Duration = Duration::from_millis(15);
 /// For how long a queue counts as standing after somebody waited in vain.
 const STANDING: Duration = Duration::from_millis(200);
-/// At most so often a limit shrinks.
-const SHRINK_EVERY: Duration = Duration::from_millis(100);
+/// Over such a time throughput is taken, and at most so often a limit shrinks.
+const WINDOW: Duration = Duration::from_millis(100);
+/// What is left of the highest throughput seen after each such time: half of it after 7 s.
+const FADE: f64 = 0.99;
 /// Fewest at once, however long they take.
 const LEAST: usize = 32;
 
 /// A class of routes that share a bound on requests under way. The bound can follow how long they take: it shrinks by a
 /// tenth while they take longer than a target, and grows by about one for each round while they do not (additive
 /// increase, multiplicative decrease; Chiu and Jain 1989), so that what comes in too much is refused at once and what
-/// is taken is answered in time.
+/// is taken is answered in time. It does not shrink below what the highest throughput of late keeps under way for half
+/// the target (Little's law): what slows requests down then is not each other, but refusing the rest.
 #[derive(Debug)]
 pub struct Concurrency {
     permits: Semaphore,
@@ -36,8 +39,13 @@ pub struct Concurrency {
     owed: AtomicUsize,
     /// Requests that ended in time since the limit grew.
     in_time: AtomicUsize,
+    /// Requests that ended in this window.
+    ended: AtomicUsize,
+    /// The most that ended in a window of late, in thousandths.
+    highest: AtomicUsize,
     born: Instant,
     /// In milliseconds since `born`.
+    window_at: AtomicU64,
     shrunk_at: AtomicU64,
     refused_at: AtomicU64,
     gauge: Option<Gauge>,
@@ -65,6 +73,9 @@ impl Concurrency {
             limit: limit.into(),
             owed: 0.into(),
             in_time: 0.into(),
+            ended: 0.into(),
+            highest: 0.into(),
+            window_at: 0.into(),
             born: now,
             shrunk_at: 0.into(),
             refused_at: u64::MAX.into(),
@@ -107,14 +118,20 @@ impl Concurrency {
     fn learn(&self, took: Duration) {
         let Some(target) = self.target else { return };
         let limit = self.limit.load(Ordering::Relaxed);
+        let now = self.millis();
+        self.ended.fetch_add(1, Ordering::Relaxed);
+        if let Some(millis) = is_due(&self.window_at, now) {
+            let ended = self.ended.swap(0, Ordering::Relaxed) as f64 * 1000.0;
+            let in_one = ended * WINDOW.as_millis() as f64 / millis as f64;
+            let highest = self.highest.load(Ordering::Relaxed) as f64 * FADE;
+            self.highest.store(highest.max(in_one) as usize, Ordering::Relaxed);
+        }
         if took > target {
-            let now = self.millis();
-            let last = self.shrunk_at.load(Ordering::Relaxed);
-            let is_due = now.saturating_sub(last) >= SHRINK_EVERY.as_millis() as u64;
-            if is_due && self.shrunk_at.compare_exchange(last, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+            if is_due(&self.shrunk_at, now).is_some() {
                 // What is under way tells more than a bound that nobody comes near.
-                let under_way = self.limit.load(Ordering::Relaxed).saturating_sub(self.permits.available_permits());
-                self.resize(limit.min(under_way.max(LEAST)) * 9 / 10);
+                let under_way = limit.saturating_sub(self.permits.available_permits());
+                let kept = self.highest.load(Ordering::Relaxed) as f64 / 1000.0 * target.div_duration_f64(WINDOW) / 2.0;
+                self.resize((limit.min(under_way.max(LEAST)) * 9 / 10).max(kept as usize));
             }
         } else if self.permits.available_permits() * 5 < limit {
             let in_time = self.in_time.fetch_add(1, Ordering::Relaxed) + 1;
@@ -149,6 +166,15 @@ impl Concurrency {
     }
 }
 
+/// How long ago `last` was, if that is a window; then it is now.
+fn is_due(last: &AtomicU64, now: u64) -> Option<u64> {
+    let before = last.load(Ordering::Relaxed);
+    let millis = now.saturating_sub(before);
+    let is_due = millis >= WINDOW.as_millis() as u64;
+    let is_mine = || last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+    (is_due && is_mine()).then_some(millis)
+}
+
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         if let Some(permit) = self.permit.take() {
@@ -179,8 +205,8 @@ mod tests {
     async fn a_bound_follows_how_long_requests_take() {
         let class = Concurrency::adaptive("test", 400, Duration::from_millis(100));
         assert_eq!(round(&class, 400, Duration::from_millis(50)).await, 400);
-        for _ in 0..60 {
-            round(&class, 400, Duration::from_millis(150)).await;
+        for _ in 0..600 {
+            round(&class, 400, Duration::from_millis(1500)).await;
         }
         assert_eq!(round(&class, 400, Duration::from_millis(50)).await, LEAST, "too slow");
         for _ in 0..2000 {

@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     net::{IpAddr, TcpListener},
     panic::AssertUnwindSafe,
     rc::Rc,
@@ -65,6 +65,24 @@ const DOCS_POLICY: HeaderValue = HeaderValue::from_static(
 );
 /// Once reached over TLS, a browser does not come without for a year.
 const ONLY_TLS: HeaderValue = HeaderValue::from_static("max-age=31536000");
+
+/// A connection on which a request was refused for want of room or quota tells so for as long as `Retry-After` tells at
+/// least; what is refused on it within that time is held for so long. Refusing costs a seventh of a like, and a client
+/// that does not wait would have the processors for itself.
+const HELD_FOR: Duration = Duration::from_millis(250);
+const REFUSED_FOR: Duration = Duration::from_secs(1);
+
+/// When a request on a connection was last refused.
+#[derive(Default)]
+struct LastRefused(Cell<Option<Instant>>);
+
+impl LastRefused {
+    /// Notes a refusal; true if it came too soon after another.
+    fn note(&self) -> bool {
+        let last = self.0.replace(Some(Instant::now()));
+        last.is_some_and(|last| last.elapsed() < REFUSED_FOR)
+    }
+}
 
 /// How a server meets the world.
 #[derive(Clone)]
@@ -193,6 +211,10 @@ impl Server {
                                 let route = response.request().app_data::<RoutePath>().map(|RoutePath(path)| *path);
                                 let status = response.status().as_u16();
                                 meters.count((method, route, status), started.elapsed());
+                                let last = response.request().conn_data::<LastRefused>();
+                                if [429, 503].contains(&status) && last.is_some_and(LastRefused::note) {
+                                    tokio::time::sleep(HELD_FOR).await;
+                                }
                                 let headers = response.headers_mut();
                                 if is_docs {
                                     headers.insert(header::CONTENT_SECURITY_POLICY, DOCS_POLICY);
@@ -225,7 +247,7 @@ impl Server {
             .client_request_timeout(IDLE)
             .client_disconnect_timeout(LEAVE)
             .h1_allow_half_closed(false)
-            .on_connect(bound_untaken)
+            .on_connect(begin)
             .shutdown_timeout(DRAIN_SECONDS)
             .disable_signals();
         let server = match &tls {
@@ -262,8 +284,9 @@ pub(crate) fn secure(headers: &mut HeaderMap) {
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
 }
 
-/// A client that takes nothing of what is sent to it is cut off by the system.
-fn bound_untaken(connection: &dyn Any, _data: &mut Extensions) {
+/// Of each connection. A client that takes nothing of what is sent to it is cut off by the system.
+fn begin(connection: &dyn Any, data: &mut Extensions) {
+    data.insert(LastRefused::default());
     let plain = connection.downcast_ref::<TcpStream>();
     let socket = plain.or_else(|| connection.downcast_ref::<TlsStream<TcpStream>>().map(|tls| tls.get_ref().0));
     if let Some(socket) = socket {

@@ -200,7 +200,9 @@ fn policy(text: &str) -> Option<Policy> {
     let (burst, window) = text.split_once('/')?;
     let policy = Policy { burst: burst.parse().ok()?, window: humantime::parse_duration(window).ok()? };
     let is_sane = (1..=1_000_000).contains(&policy.burst)
-        && (Duration::from_millis(1)..=LIMIT_WINDOW_MAX).contains(&policy.window);
+        && policy.window <= LIMIT_WINDOW_MAX
+        // A token takes a microsecond at least to flow in.
+        && policy.window.as_micros() >= u128::from(policy.burst);
     is_sane.then_some(policy)
 }
 

@@ -3,42 +3,31 @@
 --       microseconds of each bucket.
 -- Returns {0, what is known of the request}; {1, whole tokens left and microseconds until the next, of each bucket};
 -- or {2, which bucket is empty from 0, its whole tokens left, microseconds until the next}.
--- One token is `window` units and `burst` units flow in per microsecond, so that nothing is rounded.
+-- A bucket holds the time at which it would be full again if nothing more was taken (GCRA, ITU-T I.371): a token moves
+-- it on by the time in which one flows in, and is there while that is no further away than the window.
+local known = redis.call('MGET', unpack(KEYS))
 local first = 1
 if ARGV[1] ~= '' then
-    local known = redis.pcall('GET', KEYS[1])
-    if type(known) == 'table' then
-        redis.call('DEL', KEYS[1])
-    elseif known and string.match(known, '^%d+ %S+ [01] %S+$') then
-        return {0, known}
-    end
+    if known[1] and string.match(known[1], '^%d+ %S+ [01] %S+$') then return {0, known[1]} end
     first = 2
 end
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
-local buckets = {}
+local answer, full_at = {1}, {}
 for key = first, #KEYS do
-    local burst, window = tonumber(ARGV[3 + 2 * #buckets]), tonumber(ARGV[4 + 2 * #buckets])
-    local full = burst * window
-    local known = redis.pcall('HMGET', KEYS[key], 'filled', 'at')
-    if known.err then
-        redis.call('DEL', KEYS[key])
-        known = {}
-    end
-    local filled, at = tonumber(known[1] or full) or full, tonumber(known[2] or now) or now
-    filled = math.min(full, filled + math.max(0, now - at) * burst)
-    if filled < window then
-        return {2, #buckets, math.floor(filled / window), math.ceil((window - filled) / burst)}
-    end
-    buckets[#buckets + 1] = {KEYS[key], filled - window, math.max(now, at), full, burst, window}
+    local argument = 3 + 2 * (key - first)
+    local burst, window = tonumber(ARGV[argument]), tonumber(ARGV[argument + 1])
+    local token = window / burst
+    local after = math.max(now, tonumber(known[key] or '') or now) + token
+    local missing = after - now - window
+    if missing > 0 then return {2, key - first, 0, math.ceil(missing)} end
+    full_at[key] = after
+    answer[#answer + 1] = math.floor(-missing / token + 0.000001)
+    answer[#answer + 1] = math.max(0, math.ceil(missing + token))
 end
-if ARGV[1] ~= '' then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
-local answer = {1}
-for _, bucket in ipairs(buckets) do
-    local key, filled, at, full, burst, window = unpack(bucket)
-    redis.call('HSET', key, 'filled', string.format('%.0f', filled), 'at', string.format('%.0f', at))
-    redis.call('PEXPIRE', key, math.ceil((full - filled) / burst / 1000) + 1000)
-    answer[#answer + 1] = math.floor(filled / window)
-    answer[#answer + 1] = math.ceil(math.max(0, window - filled) / burst)
+if first == 2 then redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2]) end
+for key = first, #KEYS do
+    local life = math.ceil((full_at[key] - now) / 1000) + 1000
+    redis.call('SET', KEYS[key], string.format('%.0f', full_at[key]), 'PX', life)
 end
 return answer

@@ -33,6 +33,12 @@ impl<T: Send + 'static> Courier<T> {
         Self(letters)
     }
 
+    /// Brings one outcome. Of many in a row only the first wakes the thread.
+    #[cfg(feature = "servers")]
+    pub(crate) fn bring(&self, waiting: oneshot::Sender<T>, outcome: T) {
+        let _its_runtime_has_ended = self.0.send(vec![(waiting, outcome)]);
+    }
+
     /// The courier that a thread keeps in `kept`; another one where the runtime of the first has ended.
     pub(crate) fn of_thread(kept: &RefCell<Option<Self>>) -> Self {
         let mut kept = kept.borrow_mut();

@@ -1,11 +1,13 @@
 //! What the Redis adapters share: a server or a cluster behind one type, with bounded waits.
 
 use std::{
+    collections::HashMap,
     fmt, fs,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering},
     },
+    thread::{self, ThreadId},
     time::Duration,
 };
 
@@ -128,14 +130,15 @@ impl Address {
     }
 }
 
-/// A connection that is made when it is needed, shared by all that clone it, and made again when it breaks.
+/// Connections that are made when they are needed, shared by all that clone this, and made again when they break.
 #[derive(Clone)]
 pub(crate) struct Connection {
     store: &'static str,
     address: Address,
     wait: Duration,
     connect: Duration,
-    made: Arc<Mutex<Option<Made>>>,
+    /// One for each thread that calls: a thread that serves requests drives its own, and is woken by nobody else's.
+    made: Arc<Mutex<HashMap<ThreadId, Made>>>,
     /// Calls in a row that were not answered in time.
     silent: Arc<AtomicU32>,
     breaker: Arc<Breaker>,
@@ -194,7 +197,8 @@ impl Connection {
     /// The connection, which is made in the background where there is none.
     fn made(&self) -> Result<Made, RedisError> {
         let mut made = self.made.lock();
-        if let Some(made) = &*made {
+        let me = thread::current().id();
+        if let Some(made) = made.get(&me) {
             return Ok(made.clone());
         }
         let fresh = match &self.address {
@@ -213,7 +217,7 @@ impl Connection {
                 Made::Cluster(client.get_pending_async_connection_with_config(config))
             }
         };
-        *made = Some(fresh.clone());
+        made.insert(me, fresh.clone());
         Ok(fresh)
     }
 
@@ -244,7 +248,7 @@ impl Connection {
             matches!(kind, Some(ErrorKind::Server(ServerErrorKind::ReadOnly) | ErrorKind::AuthenticationFailed))
         });
         if is_useless || silent >= SILENT_MAX {
-            *self.made.lock() = None;
+            self.made.lock().clear();
         }
         if !is_silent || silent >= SILENT_MAX {
             self.silent.store(0, Ordering::Relaxed);

@@ -47,7 +47,10 @@ fn age(url: &str, time: Duration) {
             let left: i64 = node.pttl(&key).expect("the servers answer");
             let () = node.pexpire(&key, (left - millis).max(-1)).expect("the servers answer");
             if key.starts_with("like:rate:") && left > millis {
-                let () = node.hincr(&key, "at", -(time.as_micros() as i64)).expect("the servers answer");
+                let full_at: i64 = node.get(&key).expect("the servers answer");
+                let options = redis::SetOptions::default().with_expiration(redis::SetExpiry::KEEPTTL);
+                let () =
+                    node.set_options(&key, full_at - time.as_micros() as i64, options).expect("the servers answer");
             }
         }
     }

@@ -4,6 +4,7 @@
 //! only says who owns what ([`membership`]), and its offsets are written for lag tools and never read.
 
 mod membership;
+mod producer;
 mod reader;
 pub(crate) mod topic;
 mod watermarks;
@@ -18,10 +19,9 @@ use rdkafka::{
     config::RDKafkaLogLevel,
     error::{KafkaError, RDKafkaErrorCode},
     message::{Header, OwnedHeaders},
-    producer::{FutureProducer, FutureRecord, Producer},
 };
 
-use self::{reader::Reader, watermarks::Watermarks};
+use self::{producer::Producer, reader::Reader, watermarks::Watermarks};
 use super::{
     AppendError, Before, Bounds, DEAD_LETTER_BYTES_MAX, DeadLetter, EventLog, LogRecord, Mark, Membership, NewRecord,
     RECORD_BYTES_MAX, ReadLimit, Slice,
@@ -203,7 +203,7 @@ pub struct KafkaLog {
     url: KafkaUrl,
     identity: String,
     partitions: PartitionCount,
-    producer: RwLock<FutureProducer<Context>>,
+    producer: RwLock<Producer>,
     /// For reads that wait for records to come: it stays where it is, at the end.
     tail: Reader,
     /// For reads of what is there.
@@ -245,7 +245,7 @@ impl KafkaLog {
     }
 
     /// The producer; another one once it has failed for good, as it does when the log goes back under it.
-    fn producer(&self) -> Result<FutureProducer<Context>, StoreError> {
+    fn producer(&self) -> Result<Producer, StoreError> {
         let known = self.producer.read().clone();
         if known.client().fatal_error().is_none() {
             return Ok(known);
@@ -269,21 +269,12 @@ impl KafkaLog {
             .fold(OwnedHeaders::new_with_capacity(record.headers.0.len()), |headers, (name, value)| {
                 headers.insert(Header { key: name, value: Some(value.as_ref()) })
             });
-        let mut message: FutureRecord<'_, [u8], [u8]> =
-            FutureRecord::to(topic).partition(partition).timestamp(record.timestamp.millis()).headers(headers);
-        if let Some(key) = &record.key {
-            message = message.key(key);
-        }
-        if let Some(value) = &record.value {
-            message = message.payload(value);
-        }
         let producer = self.producer().map_err(AppendError::Rejected)?;
-        let delivery =
-            producer.send_result(message).map_err(|(error, _)| AppendError::Rejected(unavailable(&error)))?;
-        match delivery.await {
-            Ok(Ok(delivered)) => Offset::new(delivered.offset)
+        let delivery = producer.send(topic, partition, &record, headers);
+        match delivery.map_err(|error| AppendError::Rejected(unavailable(&error)))?.await {
+            Ok(Ok(offset)) => Offset::new(offset)
                 .map_err(|_| AppendError::Unknown(StoreError::unavailable(STORE, "the broker gave no offset"))),
-            Ok(Err((error, _))) => Err(refused(&error)),
+            Ok(Err(error)) => Err(refused(&error)),
             Err(_) => Err(AppendError::Unknown(StoreError::unavailable(STORE, "the producer has ended"))),
         }
     }
@@ -296,18 +287,21 @@ impl KafkaLog {
 }
 
 /// A producer that waits for all in-sync replicas, and writes each record once however often it tries.
-fn producer(url: &KafkaUrl) -> Result<FutureProducer<Context>, StoreError> {
-    url.client()
-        .set("acks", "all")
-        .set("enable.idempotence", "true")
-        .set("message.timeout.ms", DELIVERY_MAX.as_millis().to_string())
-        .set("request.timeout.ms", "1000")
-        .set("queue.buffering.max.ms", LINGER_MS)
-        .set("queue.buffering.max.messages", WAITING_MAX)
-        .set("queue.buffering.max.kbytes", WAITING_KBYTES_MAX)
-        .set("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string())
-        .create_with_context(Context::default())
-        .map_err(|e| unavailable(&e))
+fn producer(url: &KafkaUrl) -> Result<Producer, StoreError> {
+    let text = |text: &str| text.to_owned();
+    Producer::new(
+        url,
+        &[
+            ("acks", text("all")),
+            ("enable.idempotence", text("true")),
+            ("message.timeout.ms", DELIVERY_MAX.as_millis().to_string()),
+            ("request.timeout.ms", text("1000")),
+            ("queue.buffering.max.ms", text(LINGER_MS)),
+            ("queue.buffering.max.messages", text(WAITING_MAX)),
+            ("queue.buffering.max.kbytes", text(WAITING_KBYTES_MAX)),
+            ("message.max.bytes", (DEAD_LETTER_BYTES_MAX + 64 * 1024).to_string()),
+        ],
+    )
 }
 
 /// Whether a record that was not acknowledged may be in the log all the same.
@@ -436,7 +430,7 @@ impl EventLog for KafkaLog {
 
     async fn flush(&self) -> Result<(), StoreError> {
         let producer = self.producer.read().clone();
-        blocking(move || producer.flush(FLUSH_MAX).map_err(|e| unavailable(&e))).await
+        producer.flush(FLUSH_MAX).await
     }
 
     fn join(&self, instance: Option<&str>) -> Result<Membership, StoreError> {
