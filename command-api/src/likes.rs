@@ -8,7 +8,7 @@ use actix_web::{
     web,
 };
 use likewise_http::{
-    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, Proxies, read_body, refuse_body,
+    BodyLimit, Caller, Fault, Fields, Found, Kind, Outcome, Params, Problem, Proxies, note_ids, read_body, refuse_body,
     retry_after, trace_parent, wait_preference, whole_seconds,
 };
 use likewise_schema::{Content, ContentId, ContentType, Invalid, Position, RequestId, Timestamp, UserId};
@@ -372,6 +372,7 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 }
 
 async fn submit(state: &State, request: &HttpRequest, command: Command) -> Answer {
+    note_ids(request, &command.trace_parent, command.request_id);
     let accepted = {
         let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
         state.commands.submit(&command).await.map_err(problem)?

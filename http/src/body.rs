@@ -237,3 +237,31 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
         deserializer.deserialize_map(Object).map(Members)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever comes as a body is an object or a refusal with 400, never a panic.
+        #[test]
+        fn any_bytes_are_an_object_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400), text in "[\\[\\]{}:,\"a-z0-9\\\\ue+.-]{0,200}") {
+            for body in [bytes.as_slice(), text.as_bytes()] {
+                match Fields::parse(body) {
+                    Ok(mut fields) => {
+                        prop_assert!(serde_json::from_slice::<serde_json::Value>(body).is_ok_and(|value| value.is_object()));
+                        if let Some(raw) = fields.optional("a") {
+                            let _any = (fields.text("a", raw), fields.text_or_integer("a", raw), fields.boolean("a", raw), fields.array("a", raw).is_some());
+                        }
+                        let _refused = fields.finish();
+                    }
+                    Err(problem) => prop_assert_eq!(problem.status(), 400),
+                }
+            }
+        }
+    }
+}

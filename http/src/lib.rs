@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod access;
 mod address;
 mod authority;
 mod body;
@@ -23,6 +24,7 @@ mod tokens;
 mod unread;
 mod watched;
 
+pub use access::note_ids;
 pub use address::Proxies;
 pub use authority::Authority;
 pub use body::{BodyLimit, Fields, Found, read_body, refuse_body};

@@ -30,6 +30,7 @@ use socket2::SockRef;
 use tokio::{task::JoinHandle, time::Instant};
 
 use crate::{
+    access,
     address::Proxies,
     authority::Authority,
     problem::{Kind, Outcome, Problem},
@@ -211,6 +212,7 @@ impl Server {
                                 let route = response.request().app_data::<RoutePath>().map(|RoutePath(path)| *path);
                                 let status = response.status().as_u16();
                                 meters.count((method, route, status), started.elapsed());
+                                access::log(response.request(), method, route, status, started.elapsed());
                                 let last = response.request().conn_data::<LastRefused>();
                                 if [429, 503].contains(&status) && last.is_some_and(LastRefused::note) {
                                     tokio::time::sleep(HELD_FOR).await;

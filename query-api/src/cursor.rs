@@ -127,4 +127,17 @@ mod tests {
         }
         assert!(Secret::new(vec![1; 31]).is_err());
     }
+
+    proptest::proptest! {
+        /// Whatever is sent for a cursor opens nothing, and panics nowhere.
+        #[test]
+        fn no_text_is_a_cursor(text in "\\PC{0,250}", coded in "[A-Za-z0-9_-]{0,200}") {
+            let content: Content = "post:42".parse().unwrap();
+            let user = UserId::new(7).unwrap();
+            for text in [text, coded] {
+                proptest::prop_assert_eq!(secret(1).open_liker(&content, &text), None);
+                proptest::prop_assert_eq!(secret(1).open_liked(user, None, &text), None);
+            }
+        }
+    }
 }
