@@ -8,6 +8,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod abuse;
 mod config;
 mod dead_letters;
 mod demo;
@@ -61,6 +62,8 @@ enum Command {
     DeadLetters(dead_letters::Options),
     /// Make, list and revoke keys for backends that act for users.
     Key(key::Options),
+    /// Find accounts that like in lockstep, and contents that grow as they never did.
+    Abuse(abuse::Options),
     /// Print a token for trying things out, signed with --auth-secret-file.
     Token(token::Options),
     /// Print the effective settings, and where each comes from.
@@ -108,6 +111,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Topic(options) => runtime.block_on(topic::run(&loaded.settings, &options)),
         Command::Migrate => runtime.block_on(migrate::run(&loaded.settings)),
         Command::DeadLetters(options) => runtime.block_on(dead_letters::run(&loaded.settings, &options)),
+        Command::Abuse(options) => runtime.block_on(abuse::run(&loaded.settings, &options)),
         Command::Key(options) => key::run(&loaded.settings, &options),
         Command::Token(options) => token::run(&loaded.settings, &options),
         Command::Config => loaded.print(),

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use likewise_schema::{Offset, Partition};
+use likewise_schema::{Offset, Partition, Timestamp};
 use likewise_storage::{
     EventLog, StoreError,
     log::{LogRecord, ReadLimit},
@@ -42,6 +42,21 @@ impl Merge {
         Ok(Self { log: Arc::clone(log), sources })
     }
 
+    /// From about `time` on: a record before it can be among them, none after it is missing, as long as clocks of those who
+    /// wrote them differ by less than a minute.
+    pub(crate) async fn since(
+        log: &Arc<dyn EventLog>,
+        partitions: impl Iterator<Item = Partition>,
+        time: Timestamp,
+    ) -> Result<Self, StoreError> {
+        let time = Timestamp::saturating_from_millis(time.millis() - CLOCKS_DIFFER_MILLIS);
+        let mut merge = Self::new(log, partitions, None).await?;
+        for source in &mut merge.sources {
+            source.skip_to(log, time).await?;
+        }
+        Ok(merge)
+    }
+
     /// How many records are still to come.
     pub(crate) fn remaining(&self) -> u64 {
         let of =
@@ -73,7 +88,26 @@ impl Merge {
     }
 }
 
+/// By how much the clocks of processes that write may differ.
+const CLOCKS_DIFFER_MILLIS: i64 = 60_000;
+
 impl Source {
+    /// Begins with the first record that is not older than `time`, found by halves.
+    async fn skip_to(&mut self, log: &Arc<dyn EventLog>, time: Timestamp) -> Result<(), StoreError> {
+        let (mut low, mut high) = (self.next.get(), self.end.get());
+        let limit = ReadLimit { records: 1, bytes: 1, wait: Duration::ZERO };
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let slice = log.read(self.partition, Offset::new(middle).unwrap_or_default(), limit).await?;
+            match slice.records.first() {
+                Some(record) if record.timestamp < time => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        self.next = Offset::new(low).unwrap_or_default();
+        Ok(())
+    }
+
     async fn fetch(&mut self, log: &Arc<dyn EventLog>) -> Result<(), StoreError> {
         let limit = ReadLimit { records: 1000, bytes: 4 * 1024 * 1024, wait: Duration::ZERO };
         let slice = log.read(self.partition, self.next, limit).await?;

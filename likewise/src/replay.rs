@@ -54,7 +54,7 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     Ok(())
 }
 
-fn progress_bar(total: u64) -> ProgressBar {
+pub(crate) fn progress_bar(total: u64) -> ProgressBar {
     let bar = ProgressBar::new(total);
     if let Ok(style) = ProgressStyle::with_template("{bar:30} {human_pos}/{human_len} events, {per_sec}, {eta} left") {
         bar.set_style(style);

@@ -29,7 +29,10 @@ use tokio::{
 use tracing::info;
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::EnvFilter;
-use utoipa::OpenApi;
+use utoipa::{
+    OpenApi,
+    openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme},
+};
 use utoipa_swagger_ui::SwaggerUi;
 
 use crate::{Failure, config::Settings, demo, wiring};
@@ -57,6 +60,13 @@ pub(crate) fn openapi() -> utoipa::openapi::OpenApi {
         .version("1")
         .description(Some("Likes: commands, counts, statuses and lists. Errors are problem+json (RFC 9457)."))
         .build();
+    let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).bearer_format("JWT");
+    let bearer = bearer.description(Some("A token of the issuer, or a service key. None in the open loopback mode."));
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("bearer", SecurityScheme::Http(bearer.build()));
+    // Counts, streams and trending are for everybody; the others say so with 401.
+    document.security =
+        Some(vec![SecurityRequirement::default(), SecurityRequirement::new::<_, _, &str>("bearer", [])]);
     document
 }
 

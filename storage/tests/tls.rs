@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use likewise_schema::{PartitionCount, Timestamp};
 use likewise_storage::{
     CounterStore, EventLog, RecordStore, RedisTimeouts, RequestStore, StoreError,
-    conformance::{request, user},
+    conformance::{self, request, user},
     counters::RedisCounters,
     log::{KafkaLog, KafkaUrl, NewRecord, create_topic},
     records::{MysqlRecords, Shards},
-    requests::RedisRequests,
+    requests::{Admitted, Bucket, Charge, Intent, Policy, RedisRequests, RequestKey},
 };
 use likewise_testkit::{
     certificates::{Authority, Files, Flaw},
@@ -60,28 +60,29 @@ async fn redis_is_spoken_to_over_tls_only_if_its_certificate_is_right() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_needs_no_right_to_commands_that_endanger_it() {
     let server = servers::start_redis(&[]);
-    let mut connection =
-        ::redis::Client::open(servers::redis_url(&server)).expect("a URL").get_connection().expect("there");
-    let rights = [
-        "on",
-        ">secret",
-        "~like:*",
-        "resetchannels",
-        "&like:changes",
-        "+@all",
-        "-@dangerous",
-        "-@admin",
-        "-keys",
-        "+info",
-    ];
-    let () = ::redis::cmd("ACL").arg("SETUSER").arg("likewise").arg(&rights).query(&mut connection).expect("a user");
+    let root = || ::redis::Client::open(servers::redis_url(&server)).expect("a URL").get_connection().expect("there");
+    // As docs/production.md lists them.
+    let commands = "hget hmget hset hlen get mget set del type pexpire time zadd zcard zremrangebyscore evalsha eval \
+                    script|load multi exec info ping publish subscribe";
+    let commands = commands.split_whitespace().map(|name| format!("+{name}"));
+    let rights = ["reset", "on", ">secret", "~like:*", "resetchannels", "&like:changes"].map(str::to_owned);
+    let rights: Vec<String> = rights.into_iter().chain(commands).collect();
+    let () = ::redis::cmd("ACL").arg("SETUSER").arg("likewise").arg(&rights).query(&mut root()).expect("a user");
     let url = servers::redis_url(&server).replace("redis://", "redis://likewise:secret@");
-    let counters: Arc<dyn CounterStore> = Arc::new(RedisCounters::new(&url, PATIENT).expect("a URL"));
+    let url_of_all = url.clone();
+    conformance::counter_store(async || {
+        let () = ::redis::cmd("FLUSHALL").query(&mut root()).expect("emptied");
+        Arc::new(RedisCounters::new(&url_of_all, PATIENT).expect("a URL")) as Arc<dyn CounterStore>
+    })
+    .await;
     let store: Arc<dyn RequestStore> = Arc::new(RedisRequests::new(&url, PATIENT).expect("a URL"));
     assert_eq!(store.attend(Uuid::from_u128(1)).await, Ok(1));
-    let key = likewise_storage::requests::RequestKey { subject: user(7), request: request(1) };
+    let key = RequestKey { subject: user(7), request: request(1) };
+    let intent = Intent { user: user(7), content: conformance::post(1), liked: true };
+    let charge = Charge { bucket: Bucket::User(user(7)), policy: Policy { burst: 2, window: Duration::from_secs(60) } };
+    assert!(matches!(store.admit(key, intent, &[charge]).await, Ok(Admitted::Fresh(_))));
+    assert_eq!(store.release(key, &[charge]).await, Ok(()));
     assert_eq!(store.find(key).await, Ok(None));
-    drop(counters);
     let refused: Result<(), _> = ::redis::Client::open(url)
         .expect("a URL")
         .get_connection()

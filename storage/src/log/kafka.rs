@@ -100,7 +100,10 @@ impl KafkaUrl {
         };
         let user = match who.map(|who| who.split_once(':').ok_or_else(wrong)).transpose()? {
             Some(_) if !has_tls => {
-                return Err(StoreError::unusable(STORE, "a password is sent over TLS only: kafkas://"));
+                return Err(StoreError::unusable(
+                    STORE,
+                    "the log's URL holds a password, which is sent over TLS only: write kafkas://",
+                ));
             }
             Some((user, password)) => Some((decoded(user).ok_or_else(wrong)?, decoded(password).ok_or_else(wrong)?)),
             None => None,
