@@ -22,7 +22,7 @@ use metrics::counter;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use crate::backlog::{Backlog, BacklogLimit, Full, Room};
+use crate::backlog::{Backlog, BacklogLimit, Full};
 
 /// By when a command must be answered, any granted wait apart.
 const COMMAND_DEADLINE: Duration = Duration::from_millis(1500);
@@ -184,26 +184,34 @@ impl Commands {
         tokio::join!(self.backlog.watch(&self.ports, &self.scopes), attend);
     }
 
-    /// Takes one command. Accepted means: the log has it.
-    pub async fn submit(&self, command: &Command) -> Result<Accepted, Refusal> {
+    /// Takes one command. Accepted means: the log has it. Whoever gives up waiting gives up the answer: a command that was
+    /// let in is brought to its end all the same.
+    pub async fn submit(self: &Arc<Self>, command: &Command) -> Result<Accepted, Refusal> {
         let deadline = Instant::now() + COMMAND_DEADLINE;
         let now = self.ports.clock.now();
         check_time(&command.request_id, now)?;
-        // What cannot be done costs nobody anything.
-        if let Some(fault) = self.ports.log.fault() {
-            return Err(Refusal::Rejected(fault));
-        }
-        let partition = self.ports.log.partitions().partition_of(&command.intent.content);
-        let room = self.backlog.admit(partition).await.map_err(|Full| Refusal::Backlog)?;
         let entry = match self.admit(command).await? {
             Entered::Fresh(entry) => entry,
             Entered::Answered(position) => return Ok(Accepted { position, replayed: true, budgets: Vec::new() }),
         };
-        match self.append(command, room, now, deadline).await {
+        let (this, command) = (Arc::clone(self), command.clone());
+        let ended = tokio::spawn(async move { this.complete(&command, entry, now, deadline).await }).await;
+        ended.unwrap_or_else(|_| Err(Refusal::Unknown("the command broke off".into())))
+    }
+
+    /// Brings a command that was let in to its end.
+    async fn complete(
+        &self,
+        command: &Command,
+        entry: Entry,
+        now: Timestamp,
+        deadline: Deadline,
+    ) -> Result<Accepted, Refusal> {
+        let (key, intent) = (command.key(), command.intent);
+        match self.append(command, now, deadline).await {
             Ok(position) => {
-                let (key, intent) = (command.key(), command.intent);
-                let kept = self.ports.requests.finish(key, intent, position).await;
-                if entry.is_local || kept.is_err() {
+                let _a_courtesy = self.ports.requests.finish(key, intent, position).await;
+                if self.ports.requests.can_be_away() {
                     let _a_courtesy = self.local.finish(key, intent, position).await;
                 }
                 let budgets = entry.charges.into_iter().zip(entry.levels);
@@ -213,17 +221,21 @@ impl Commands {
             Err(refusal) => {
                 if !matches!(refusal, Refusal::Unknown(_)) {
                     // It was not done, so it is not charged.
-                    let store: &dyn RequestStore = if entry.is_local { &self.local } else { &*self.ports.requests };
-                    let _a_courtesy = store.release(command.key(), &entry.charges).await;
+                    let (shared, local): (&[Charge], &[Charge]) =
+                        if entry.is_local { (&[], &entry.charges) } else { (&entry.charges, &[]) };
+                    let _a_courtesy = self.local.release(key, local).await;
+                    let _a_courtesy = self.ports.requests.release(key, shared).await;
                 }
                 Err(refusal)
             }
         }
     }
 
-    /// Lets a command in, or says why not.
+    /// Lets a command in, or says why not. What this process knows of a request counts first: it knows its own also while
+    /// the shared requests are slow or away.
     async fn admit(&self, command: &Command) -> Result<Entered, Refusal> {
         let Intent { user, content, .. } = command.intent;
+        let (key, intent) = (command.key(), command.intent);
         let of = |bucket, policy| Charge { bucket, policy };
         let address = self.limits.address.zip(command.address);
         let mut charges: Vec<Charge> = address
@@ -232,17 +244,31 @@ impl Commands {
             .chain(self.limits.user.map(|policy| of(Bucket::User(user), policy)))
             .chain([of(Bucket::Pair(Pair { content, user }), PAIR_POLICY)])
             .collect();
-        let shared = self.ports.requests.admit(command.key(), command.intent, &charges).await;
-        let is_local = shared.is_err();
-        let admitted = match shared {
-            Ok(admitted) => admitted,
-            // Without the shared requests a repeated one may be appended again, and has no second effect.
-            Err(_) => {
-                let processes = self.processes.load(Ordering::Relaxed);
-                charges.iter_mut().for_each(|charge| charge.policy = charge.policy.share(processes));
-                let local = self.local.admit(command.key(), command.intent, &charges).await;
-                local.unwrap_or(Admitted::Fresh(Vec::new()))
-            }
+        let has_local = self.ports.requests.can_be_away();
+        let here = if has_local { self.local.admit(key, intent, &[]).await.ok() } else { None };
+        let (admitted, is_local) = match here {
+            Some(known @ (Admitted::InFlight | Admitted::Answered(_) | Admitted::Conflict)) => (known, true),
+            _ => match self.ports.requests.admit(key, intent, &charges).await {
+                Ok(admitted) => {
+                    match &admitted {
+                        Admitted::Fresh(_) => {}
+                        Admitted::Answered(position) if has_local => {
+                            drop(self.local.finish(key, intent, *position).await)
+                        }
+                        _ => drop(self.local.release(key, &[]).await),
+                    }
+                    (admitted, false)
+                }
+                // Without the shared requests one that is sent to several processes is appended by each, and has one effect.
+                Err(_) => {
+                    counter!("likewise_local_admissions_total").increment(1);
+                    let processes = self.processes.load(Ordering::Relaxed);
+                    charges.iter_mut().for_each(|charge| charge.policy = charge.policy.share(processes));
+                    let _its_mark = self.local.release(key, &[]).await;
+                    let local = self.local.admit(key, intent, &charges).await;
+                    (local.unwrap_or(Admitted::Fresh(Vec::new())), true)
+                }
+            },
         };
         match admitted {
             Admitted::Fresh(levels) => Ok(Entered::Fresh(Entry { charges, levels, is_local })),
@@ -257,15 +283,17 @@ impl Commands {
         }
     }
 
-    async fn append(
-        &self,
-        command: &Command,
-        room: Room<'_>,
-        now: Timestamp,
-        deadline: Deadline,
-    ) -> Result<Position, Refusal> {
+    async fn append(&self, command: &Command, now: Timestamp, deadline: Deadline) -> Result<Position, Refusal> {
         let Intent { user, content, liked } = command.intent;
+        if let Some(fault) = self.ports.log.fault() {
+            return Err(Refusal::Rejected(fault));
+        }
         let partition = self.ports.log.partitions().partition_of(&content);
+        let room = self.backlog.admit(partition).await.map_err(|Full| Refusal::Backlog)?;
+        if Instant::now() >= deadline {
+            // Whoever asked has gone, and what is not begun can still be left.
+            return Err(Refusal::Backlog);
+        }
         let event = LikeToggled {
             request_id: command.request_id,
             user_id: user,

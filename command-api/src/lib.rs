@@ -30,7 +30,7 @@ const COMMAND_TARGET: Duration = Duration::from_millis(100);
 
 /// What the handlers share.
 pub struct State {
-    commands: Commands,
+    commands: Arc<Commands>,
     content_types: Vec<ContentType>,
     concurrency: Concurrency,
 }
@@ -39,7 +39,7 @@ impl State {
     /// Handlers' state around the role, for contents of these types; of any type if there are none.
     pub fn new(commands: Commands, content_types: Vec<ContentType>) -> Self {
         let concurrency = Concurrency::adaptive("commands", COMMANDS_MAX, COMMAND_TARGET);
-        Self { commands, content_types, concurrency }
+        Self { commands: Arc::new(commands), content_types, concurrency }
     }
 
     /// Whether likes of such contents are taken.

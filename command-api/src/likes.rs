@@ -374,8 +374,12 @@ fn idempotency_key(request: &HttpRequest) -> Result<Option<String>, Problem> {
 async fn submit(state: &State, request: &HttpRequest, command: Command) -> Answer {
     note_ids(request, &command.trace_parent, command.request_id);
     let accepted = {
-        let _turn = state.concurrency.enter().await.map_err(|_| busy())?;
-        state.commands.submit(&command).await.map_err(problem)?
+        let mut turn = state.concurrency.enter().await.map_err(|_| busy())?;
+        let outcome = state.commands.submit(&command).await;
+        if matches!(&outcome, Ok(Accepted { replayed: false, .. }) | Err(Refusal::Unknown(_))) {
+            turn.worked();
+        }
+        outcome.map_err(problem)?
     };
     let wait = wait_preference(request);
     let count = match wait {
@@ -431,9 +435,9 @@ fn problem(refusal: Refusal) -> Problem {
         Refusal::Backlog => busy(),
         Refusal::Rejected(_) => Problem::new(&Kind::UNAVAILABLE, "The log takes no commands.")
             .with_outcome(Outcome::Rejected)
-            .with_retry_after(RETRY),
+            .with_retry_after(retry_after()),
         Refusal::Unknown(_) => {
-            Problem::from(&Kind::OUTCOME_UNKNOWN).with_outcome(Outcome::Unknown).with_retry_after(RETRY)
+            Problem::from(&Kind::OUTCOME_UNKNOWN).with_outcome(Outcome::Unknown).with_retry_after(retry_after())
         }
     }
 }

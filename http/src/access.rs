@@ -12,7 +12,7 @@ use actix_web::{HttpMessage, HttpRequest};
 use likewise_schema::{RequestId, UserId};
 use ring::hmac;
 
-use crate::authority::Sender;
+use crate::{address::Proxies, authority::Sender};
 
 /// By what a request is found again.
 #[derive(Clone, Debug, Default)]
@@ -56,7 +56,7 @@ pub(crate) fn log(request: &HttpRequest, method: &str, route: Option<&str>, stat
         request = id.map(tracing::field::display),
         user,
         key,
-        network = request.peer_addr().map(|peer| network(peer.ip())),
+        network = request.app_data::<Proxies>().and_then(|proxies| proxies.client(request)).map(network),
         "request"
     );
 }

@@ -60,6 +60,14 @@ pub struct Turn<'a> {
     of: &'a Concurrency,
     permit: Option<SemaphorePermit<'a>>,
     since: Instant,
+    has_worked: bool,
+}
+
+impl Turn<'_> {
+    /// The request did what the class is for: how long it took counts. What was refused or known tells nothing.
+    pub fn worked(&mut self) {
+        self.has_worked = true;
+    }
 }
 
 impl Concurrency {
@@ -107,7 +115,7 @@ impl Concurrency {
                 }
             }
         };
-        Ok(Turn { of: self, permit: Some(permit), since: Instant::now() })
+        Ok(Turn { of: self, permit: Some(permit), since: Instant::now(), has_worked: false })
     }
 
     fn millis(&self) -> u64 {
@@ -123,7 +131,8 @@ impl Concurrency {
         if let Some(millis) = is_due(&self.window_at, now) {
             let ended = self.ended.swap(0, Ordering::Relaxed) as f64 * 1000.0;
             let in_one = ended * WINDOW.as_millis() as f64 / millis as f64;
-            let highest = self.highest.load(Ordering::Relaxed) as f64 * FADE;
+            let windows = millis as f64 / WINDOW.as_millis() as f64;
+            let highest = self.highest.load(Ordering::Relaxed) as f64 * FADE.powf(windows);
             self.highest.store(highest.max(in_one) as usize, Ordering::Relaxed);
         }
         if took > target {
@@ -184,7 +193,9 @@ impl Drop for Turn<'_> {
                 drop(permit);
             }
         }
-        self.of.learn(self.since.elapsed());
+        if self.has_worked {
+            self.of.learn(self.since.elapsed());
+        }
     }
 }
 
@@ -195,7 +206,9 @@ mod tests {
     async fn round(class: &Concurrency, senders: usize, took: Duration) -> usize {
         let mut turns = Vec::new();
         while turns.len() < senders && class.permits.available_permits() > 0 {
-            turns.extend(class.enter().await);
+            let mut turn = class.enter().await.ok().unwrap();
+            turn.worked();
+            turns.push(turn);
         }
         tokio::time::advance(took).await;
         turns.len()

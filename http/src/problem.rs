@@ -85,12 +85,14 @@ kinds! {
     INTERNAL = "internal" 500 "The server failed" None,
         "A fault in the server. The outcome of a command is unknown: send it again with the same requestId.";
     REDUCED_CAPACITY = "temporary-reduced-capacity" 503 "The server is busy" CAPACITY,
-        "More arrives than can be taken. `outcome` is `rejected`: nothing was done. Send it again after `Retry-After`.";
+        "More arrives than can be taken. `outcome` is `rejected`: this request did nothing; an earlier one with the same \
+         requestId may have. Send it again after `Retry-After`.";
     OUTCOME_UNKNOWN = "outcome-unknown" 503 "The outcome is not known" None,
         "The log did not confirm the command in time: it may have been written, or may yet be. Send it again with the \
          same requestId after `Retry-After`; it has one effect.";
     UNAVAILABLE = "unavailable" 503 "A part that is needed is away" None,
-        "The answer cannot be had right now, and none is invented. A command marked `outcome: rejected` was not done.";
+        "The answer cannot be had right now, and none is invented. A command marked `outcome: rejected` \
+         was not done by this request; an earlier one with the same requestId may have done it.";
 }
 
 /// What a refused command may have done.

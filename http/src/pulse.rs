@@ -21,7 +21,7 @@ pub(crate) enum Class {
     Health,
     /// A change.
     Command,
-    /// A count or a status.
+    /// A count, a status or a page.
     Read,
     /// A page of a list.
     List,
@@ -29,7 +29,7 @@ pub(crate) enum Class {
 
 impl Class {
     pub(crate) fn of(method: &Method, path: &str) -> Self {
-        if !path.starts_with("/v1/") {
+        if ["/livez", "/readyz", "/metrics"].contains(&path) {
             Self::Health
         } else if method != Method::GET {
             Self::Command

@@ -94,7 +94,8 @@ async fn readyz(health: Health) -> Result<HttpResponse, Problem> {
 
 /// What a problem type means.
 #[utoipa::path(get, path = "/problems/{slug}", tag = "health", params(("slug" = String, Path)),
-    responses((status = 200, description = "What it means and what to do"), (status = 404, description = "No such type")))]
+    responses((status = 200, description = "What it means and what to do"), (status = 404, description = "No such type"),
+              (status = 400, description = "The path holds what no path here has")))]
 async fn problem_page(slug: web::Path<String>) -> Result<HttpResponse, Problem> {
     let kind = KINDS.iter().find(|kind| kind.slug == slug.as_str()).ok_or(Problem::from(&Kind::NOT_FOUND))?;
     let Kind { status, title, help, .. } = kind;

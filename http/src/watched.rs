@@ -13,6 +13,8 @@ pub(crate) struct Watched<T> {
     parse: Parse<T>,
     value: RwLock<Arc<T>>,
     seen: Mutex<Stamp>,
+    /// What a file that is not there holds, if it may be missing.
+    absent: Option<fn() -> T>,
 }
 
 /// By what a change is seen.
@@ -28,10 +30,10 @@ impl<T> Watched<T> {
         let bytes = fs::read(&path).map_err(|e| format!("the file {} cannot be read ({e})", path.display()))?;
         let value = parse(&bytes).map_err(|what| format!("the file {} {what}", path.display()))?;
         let (value, seen) = (RwLock::new(Arc::new(value)), Mutex::new(seen));
-        Ok(Self { path, parse: Box::new(parse), value, seen })
+        Ok(Self { path, parse: Box::new(parse), value, seen, absent: None })
     }
 
-    /// The same; a file that is not there yet holds the default.
+    /// The same; a file that is not there, or no longer, holds the default.
     pub(crate) fn open_or_default(
         path: PathBuf,
         parse: impl Fn(&[u8]) -> Result<T, String> + Send + Sync + 'static,
@@ -40,10 +42,10 @@ impl<T> Watched<T> {
         T: Default,
     {
         if path.exists() {
-            return Self::open(path, parse);
+            return Ok(Self { absent: Some(T::default), ..Self::open(path, parse)? });
         }
         let value = RwLock::new(Arc::new(T::default()));
-        Ok(Self { path, parse: Box::new(parse), value, seen: Mutex::new(None) })
+        Ok(Self { path, parse: Box::new(parse), value, seen: Mutex::new(None), absent: Some(T::default) })
     }
 
     pub(crate) fn get(&self) -> Arc<T> {
@@ -54,11 +56,18 @@ impl<T> Watched<T> {
     pub(crate) fn look(&self) {
         let now = stamp(&self.path);
         let mut seen = self.seen.lock();
-        if now.is_none() || *seen == now {
+        if *seen == now {
             return;
         }
         *seen = now;
         let path = self.path.display();
+        if now.is_none() {
+            match self.absent {
+                Some(absent) => *self.value.write() = Arc::new(absent()),
+                None => tracing::error!(%path, "a file is gone; its last valid content counts"),
+            }
+            return;
+        }
         let value = fs::read(&self.path).map_err(|e| e.to_string()).and_then(|bytes| (self.parse)(&bytes));
         match value {
             Ok(value) => {

@@ -32,7 +32,7 @@ enum What {
 
 #[derive(Args)]
 struct Report {
-    /// How far back to look, at most 7 days.
+    /// How far back to look: 2 hours to 7 days.
     #[arg(long, value_name = "TIME", default_value = "24h")]
     window: humantime::Duration,
     /// Fewest accounts of a group.
@@ -56,8 +56,8 @@ enum Format {
     Csv,
 }
 
-/// Likes that are held in memory, about 40 bytes each.
-const LIKES_MAX: usize = 50_000_000;
+/// Likes that are held in memory: about 50 bytes each, and as much again twice while they are grouped.
+const LIKES_MAX: usize = 20_000_000;
 /// The longest window.
 const WINDOW_MAX_MILLIS: i64 = 7 * 24 * 3600 * 1000;
 /// The time within which likes count as made together.
@@ -111,8 +111,11 @@ struct Findings {
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
     let What::Report(report) = &options.what;
     let window = i64::try_from(report.window.as_millis()).unwrap_or(i64::MAX);
-    if !(1..=WINDOW_MAX_MILLIS).contains(&window) {
-        return Err("--window must be at most 7 days".into());
+    if !(2 * HOUR_MILLIS..=WINDOW_MAX_MILLIS).contains(&window) {
+        return Err(
+            "--window must be at least 2 hours, to have something to compare the last one with, and at most 7 days"
+                .into(),
+        );
     }
     let to = Clock::system().now();
     let from = Timestamp::saturating_from_millis(to.millis() - window);

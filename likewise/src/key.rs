@@ -1,6 +1,6 @@
 //! `likewise key`: keys for backends that act for users.
 
-use std::io::Write;
+use std::{fs::File, io::Write, path::Path};
 
 use clap::{Args, Subcommand, ValueEnum};
 use likewise_http::{Scope, ServiceKeys};
@@ -61,8 +61,21 @@ impl From<ScopeName> for Scope {
 /// Longest name of a key.
 const NAME_CHARS_MAX: usize = 100;
 
+/// Waits until nobody else changes the file; given back when it is dropped.
+fn lock(path: &Path) -> Result<File, Failure> {
+    std::fs::create_dir_all(directory_of(path))?;
+    let file = File::create(path.with_extension("lock"))?;
+    file.lock()?;
+    Ok(file)
+}
+
 pub(crate) fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
     let path = &settings.security.keys_file;
+    // One at a time: each reads the file and writes it anew.
+    let _lock = match options.what {
+        What::List => None,
+        _ => Some(lock(path)?),
+    };
     let mut keys = ServiceKeys::read(path)?;
     let mut out = std::io::stdout().lock();
     match &options.what {
@@ -79,7 +92,6 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<(), Failure>
             let mut scopes: Vec<Scope> = scopes.iter().copied().map(Scope::from).collect();
             scopes.dedup();
             let key = keys.create(name, scopes, now, expires, &random);
-            std::fs::create_dir_all(directory_of(path))?;
             keys.write(path)?;
             writeln!(out, "{key}")?;
             eprintln!("This is the only time that the key is shown.");

@@ -519,6 +519,10 @@ fn keys_of_tokens_and_services_come_and_go_without_a_restart() {
     assert!(settings.output(&["key", "revoke", id]).status.success());
     wait_until("it to be refused", Duration::from_secs(10), || status(&reads) == 401);
     assert!(!settings.output(&["key", "revoke", id]).status.success());
+    let last = key(&settings, &["reads"], &[]);
+    wait_until("another one", Duration::from_secs(10), || status(&last) == 200);
+    fs::remove_file(dir.path().join("keys.json")).unwrap();
+    wait_until("all to be refused with their file", Duration::from_secs(10), || status(&last) == 401);
 }
 
 #[test]

@@ -141,6 +141,11 @@ pub trait RequestStore: Send + Sync + 'static {
     /// What is known of a request: its intent, and its position once it is answered.
     async fn find(&self, key: RequestKey) -> Result<Option<(Intent, Option<Position>)>, StoreError>;
 
+    /// Whether it can be slow or away, because it is not in this process.
+    fn can_be_away(&self) -> bool {
+        true
+    }
+
     /// Says that `process` gives out tokens, and gives how many processes said so within [`ATTENDANCE_LIFE`].
     async fn attend(&self, process: Uuid) -> Result<u32, StoreError>;
 }

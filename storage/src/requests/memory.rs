@@ -171,6 +171,10 @@ impl RequestStore for MemoryRequests {
         Ok(requests.get_mut(&key).filter(|known| now < known.until).map(|known| (known.intent, known.position)))
     }
 
+    fn can_be_away(&self) -> bool {
+        false
+    }
+
     /// It is alone.
     async fn attend(&self, _process: Uuid) -> Result<u32, StoreError> {
         Ok(1)

@@ -159,17 +159,20 @@ impl RequestStore for RedisRequests {
             }
             other => Err(other),
         };
+        if let Err(refused) = note(&here, self.ask(Some((key, intent)), &here).await?) {
+            return Ok(refused);
+        }
+        // What is on another node is asked last: of a request that is known it is not asked at all.
         for charge in &elsewhere {
             let of = std::slice::from_ref(charge);
-            if let Err(refused) = note(of, self.ask(None, of).await?) {
-                return Ok(refused);
+            let refused = match self.ask(None, of).await {
+                Ok(admitted) => note(of, admitted).err().map(Ok),
+                Err(error) => Some(Err(error)),
+            };
+            if let Some(refused) = refused {
+                let _a_courtesy = self.give_back(Some(key), &here).await;
+                return refused;
             }
-        }
-        if let Err(refused) = note(&here, self.ask(Some((key, intent)), &here).await?) {
-            for charge in &elsewhere {
-                let _a_courtesy = self.give_back(None, std::slice::from_ref(charge)).await;
-            }
-            return Ok(refused);
         }
         Ok(Admitted::Fresh(levels))
     }
