@@ -14,7 +14,7 @@ use likewise_http::{
 use likewise_schema::{Content, ContentId, ContentType, Invalid, Position, RequestId, Timestamp, UserId};
 use likewise_storage::requests::Intent;
 use serde::Serialize;
-use utoipa::ToSchema;
+use utoipa::{IntoResponses, ToSchema};
 use uuid::Uuid;
 
 use crate::{
@@ -142,44 +142,69 @@ pub(crate) async fn create(state: web::Data<State>, request: HttpRequest, payloa
     submit(&state, &request, command).await
 }
 
+/// What setting a like and taking it back come to.
+#[derive(IntoResponses)]
+#[expect(dead_code, reason = "describes the answers for OpenAPI")]
+enum Toggled {
+    /// The log has it
+    #[response(status = 202)]
+    Accepted(LikeAnswer),
+    /// It is projected
+    #[response(status = 200)]
+    Applied(LikeAnswer),
+    /// A parameter is not valid
+    #[response(status = 400)]
+    Invalid,
+    /// No credential that is accepted
+    #[response(status = 401)]
+    Unauthorized,
+    /// The key's scopes do not cover commands
+    #[response(status = 403)]
+    Forbidden,
+    /// The same request is in flight
+    #[response(status = 409)]
+    InFlight,
+    /// A value out of range, or a requestId used for another command
+    #[response(status = 422)]
+    InvalidValue,
+    /// Too many changes
+    #[response(status = 429)]
+    TooMany,
+    /// See `outcome`
+    #[response(status = 503)]
+    Unavailable,
+}
+
 /// Like a content.
-#[utoipa::path(put, path = "/v1/contents/{contentType}/{contentId}/like", tag = "commands",
+#[utoipa::path(
+    put,
+    path = "/v1/contents/{contentType}/{contentId}/like",
+    tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
         ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),
-    responses((status = 202, description = "The log has it", body = LikeAnswer),
-              (status = 200, description = "It is projected", body = LikeAnswer),
-              (status = 400, description = "A parameter is not valid"),
-              (status = 401, description = "No credential that is accepted"),
-              (status = 403, description = "The key's scopes do not cover commands"),
-              (status = 409, description = "The same request is in flight"),
-              (status = 422, description = "A value out of range, or a requestId used for another command"),
-              (status = 429, description = "Too many changes"),
-              (status = 503, description = "See `outcome`")))]
+    responses(Toggled)
+)]
 pub(crate) async fn like(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
     toggle(state, request, payload, true).await
 }
 
 /// Take a like back.
-#[utoipa::path(delete, path = "/v1/contents/{contentType}/{contentId}/like", tag = "commands",
+#[utoipa::path(
+    delete,
+    path = "/v1/contents/{contentType}/{contentId}/like",
+    tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
         ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),
-    responses((status = 202, description = "The log has it", body = LikeAnswer),
-              (status = 200, description = "It is projected", body = LikeAnswer),
-              (status = 400, description = "A parameter is not valid"),
-              (status = 401, description = "No credential that is accepted"),
-              (status = 403, description = "The key's scopes do not cover commands"),
-              (status = 409, description = "The same request is in flight"),
-              (status = 422, description = "A value out of range, or a requestId used for another command"),
-              (status = 429, description = "Too many changes"),
-              (status = 503, description = "See `outcome`")))]
+    responses(Toggled)
+)]
 pub(crate) async fn unlike(state: web::Data<State>, request: HttpRequest, payload: web::Payload) -> Answer {
     toggle(state, request, payload, false).await
 }

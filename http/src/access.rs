@@ -1,18 +1,15 @@
 //! A line in the log for each request, at the level debug: what it was, what became of it, and ids by which it is found
 //! again. Never what it held: users are told by a hash that nobody else can make, addresses by their network.
 
-use std::{
-    fmt::Write,
-    net::IpAddr,
-    sync::OnceLock,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::IpAddr, sync::OnceLock, time::Duration};
 
 use actix_web::{HttpMessage, HttpRequest};
-use likewise_schema::{RequestId, UserId};
+use likewise_schema::{RequestId, UserId, hex};
 use ring::hmac;
 
-use crate::{address::Proxies, authority::Sender};
+use crate::{address::Proxies, authority::Sender, now};
+
+const DAY_MILLIS: i64 = 86_400_000;
 
 /// By what a request is found again.
 #[derive(Clone, Debug, Default)]
@@ -65,12 +62,9 @@ pub(crate) fn log(request: &HttpRequest, method: &str, route: Option<&str>, stat
 fn pseudonym(user: UserId) -> Option<String> {
     static KEY: OnceLock<Option<hmac::Key>> = OnceLock::new();
     let key = KEY.get_or_init(|| hmac::Key::generate(hmac::HMAC_SHA256, &ring::rand::SystemRandom::new()).ok());
-    let day = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs() / 86_400;
+    let day = now().millis() / DAY_MILLIS;
     let tag = hmac::sign(key.as_ref()?, format!("{day}/{user}").as_bytes());
-    Some(tag.as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
-        let _a_string_takes_all = write!(text, "{byte:02x}");
-        text
-    }))
+    Some(hex(&tag.as_ref()[..8]))
 }
 
 /// The first three parts of an IPv4 address, the first three groups of an IPv6 address.

@@ -1,22 +1,17 @@
 //! Whom a server believes: nobody's word but a token's or a key's, or, on loopback only, anybody's.
 
-use std::{
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, sync::Arc};
 
 use actix_web::http::header::{self, HeaderMap};
-use likewise_schema::{Timestamp, UserId};
+use likewise_schema::UserId;
 
 use crate::{
     keys::{self, Keys, Scope, ServiceKey},
+    now,
     problem::{Kind, Problem},
     tokens::{TokenKeys, TokenRules, Tokens},
+    watched::LOOK_EVERY,
 };
-
-/// How often files with keys are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Decides who a caller is.
 pub struct Authority(Option<Credentials>);
@@ -106,9 +101,4 @@ fn bearer(value: &str) -> Option<&str> {
 /// The same words whatever was wrong with a credential.
 pub(crate) fn unauthorized() -> Problem {
     Problem::from(&Kind::UNAUTHORIZED).with_header(header::WWW_AUTHENTICATE, "Bearer realm=\"likewise\"".into())
-}
-
-fn now() -> Timestamp {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::saturating_from_millis(i64::try_from(now.as_millis()).unwrap_or(i64::MAX))
 }

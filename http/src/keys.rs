@@ -1,9 +1,9 @@
 //! Service keys: what backends that act for users send. A file holds their hashes, never the keys.
 
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use likewise_schema::Timestamp;
+use likewise_schema::{Timestamp, hex};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -62,32 +62,9 @@ pub struct ServiceKeys {
 }
 
 impl ServiceKeys {
-    fn parse(bytes: &[u8]) -> Result<Self, String> {
+    /// What a file holds. The error says what it must be.
+    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         serde_json::from_slice(bytes).map_err(|_| "must be as likewise key create writes it".into())
-    }
-
-    /// What the file at `path` holds; nothing if there is none. The error is a sentence.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        match fs::read(path) {
-            Ok(bytes) => Self::parse(&bytes).map_err(|what| format!("the file {} {what}", path.display())),
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(e) => Err(format!("the file {} cannot be read ({e})", path.display())),
-        }
-    }
-
-    /// Replaces the file at `path`, whole or not at all; only its owner may read it. The error is a sentence.
-    pub fn write(&self, path: &Path) -> Result<(), String> {
-        let unfinished = path.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let write = || {
-            let mut file = options.open(&unfinished)?;
-            file.write_all(&serde_json::to_vec_pretty(self)?)?;
-            file.write_all(b"\n")?;
-            file.sync_all()?;
-            fs::rename(&unfinished, path)
-        };
-        write().map_err(|e| format!("the file {} cannot be written ({e})", path.display()))
     }
 
     /// Adds a key made of `random` bytes, and gives it: it is nowhere else.
@@ -100,7 +77,7 @@ impl ServiceKeys {
         random: &[u8; 40],
     ) -> String {
         let (id, secret) = random.split_at(8);
-        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let id = hex(id);
         let key = format!("{PREFIX}{id}_{}", URL_SAFE_NO_PAD.encode(secret));
         let hash = hash_of(&key);
         self.keys.push(Arc::new(ServiceKey { id, name: name.to_owned(), scopes, created, expires, hash }));
@@ -117,7 +94,7 @@ impl ServiceKeys {
 }
 
 fn hash_of(key: &str) -> String {
-    Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(key))
 }
 
 /// The keys of a file that is read again when it changes.

@@ -38,3 +38,9 @@ pub use routes::{Health, HealthApi, Routes, health_routes};
 pub use server::{Edge, Server, retry_after, trace_parent};
 pub use tls::Certificate;
 pub use tokens::{TokenKeys, TokenRules, sign_token};
+
+/// The machine's clock.
+fn now() -> likewise_schema::Timestamp {
+    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap_or_default();
+    likewise_schema::Timestamp::saturating_from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+}

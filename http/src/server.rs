@@ -139,11 +139,11 @@ impl Edge {
     }
 
     /// Why a request is refused before anything looks at it.
-    fn refuse(&self, request: &ServiceRequest, pulse: &Pulse) -> Option<Problem> {
+    fn refuse(&self, request: &ServiceRequest, is_api: bool, pulse: &Pulse) -> Option<Problem> {
         if let Some(problem) = refuse_form(request, self.authority.is_open()) {
             return Some(problem);
         }
-        let (class, is_api) = (Class::of(request.method(), request.path()), request.path().starts_with("/v1/"));
+        let class = Class::of(request.method(), request.path());
         if pulse.refuses(class) {
             let problem = Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(retry_after());
             return Some(if class == Class::Command { problem.with_outcome(Outcome::Rejected) } else { problem });
@@ -196,7 +196,7 @@ impl Server {
                     let method = known_method(request.method());
                     let is_api = request.path().starts_with("/v1/");
                     let (is_docs, has_tls) = (request.path().starts_with("/docs"), edge.tls.is_some());
-                    let answer = match edge.refuse(&request, &pulse) {
+                    let answer = match edge.refuse(&request, is_api, &pulse) {
                         Some(problem) => Err(request.into_response(problem.error_response()).map_into_right_body()),
                         None => Ok(AssertUnwindSafe(service.call(request)).catch_unwind()),
                     };

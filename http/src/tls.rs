@@ -1,6 +1,6 @@
 //! The certificate of a server that speaks TLS, read again when its files change.
 
-use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
+use std::{fmt, path::PathBuf, sync::Arc};
 
 use rustls::{
     ServerConfig,
@@ -10,10 +10,7 @@ use rustls::{
     sign::CertifiedKey,
 };
 
-use crate::watched::Watched;
-
-/// How often the files are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+use crate::watched::{LOOK_EVERY, Watched};
 
 /// A certificate chain and its private key, in PEM files.
 pub struct Certificate {

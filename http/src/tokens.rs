@@ -1,10 +1,8 @@
 //! Bearer tokens: JWTs of one issuer for one audience, verified by keys that each fix their algorithm (RFC 8725).
 
-use std::{
-    path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{path::PathBuf, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{
     Algorithm, DecodingKey, EncodingKey, Header, Validation,
     jwk::{AlgorithmParameters, EllipticCurve, JwkSet, KeyAlgorithm, PublicKeyUse},
@@ -15,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-use crate::{signatures, watched::Watched};
+use crate::{now, signatures, watched::Watched};
 
 /// Longest token that is looked at.
 const TOKEN_BYTES_MAX: usize = 4096;
@@ -148,7 +146,6 @@ struct KnownHeader {
 
 impl KnownHeader {
     fn of(token: &str) -> Option<Self> {
-        use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
         let header = URL_SAFE_NO_PAD.decode(token.split('.').next()?).ok()?;
         let header: Self = serde_json::from_slice(&header).ok()?;
         let is_token = |kind: &String| {
@@ -184,7 +181,7 @@ impl Tokens {
         }
         let keys = self.keys.get();
         let print: [u8; 32] = Sha256::digest(token).into();
-        let now = unix_seconds();
+        let now = now().millis() / 1000;
         let is_alive = |verified: &Verified| now <= verified.expires.saturating_add_unsigned(LEEWAY_SECONDS);
         if let Some(known) = keys.remembered.get(&print) {
             return Some(known).filter(is_alive);
@@ -232,16 +229,11 @@ fn secret_in(bytes: &[u8]) -> Result<&[u8], String> {
     Ok(secret)
 }
 
-fn unix_seconds() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(now.as_secs()).unwrap_or(i64::MAX)
-}
-
 /// Signs a token for `subject` with a secret of `secret`'s file, for `life`. The error is a sentence.
 pub fn sign_token(secret: &[u8], rules: &TokenRules, subject: &str, life: Duration) -> Result<String, String> {
     signatures::install();
     let key = EncodingKey::from_secret(secret_in(secret)?);
-    let now = unix_seconds();
+    let now = now().millis() / 1000;
     let mut claims = Map::new();
     claims.insert("iss".into(), rules.issuer.clone().into());
     claims.insert("aud".into(), rules.audience.clone().into());

@@ -1,8 +1,16 @@
 //! A file whose content can change while the process runs.
 
-use std::{fs, path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    fs,
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::{Mutex, RwLock};
+
+/// How often files are looked at.
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// Reads a file's content. The error says what it must be, without repeating it.
 type Parse<T> = Box<dyn Fn(&[u8]) -> Result<T, String> + Send + Sync>;

@@ -14,6 +14,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use likewise_schema::{Content, LikeToggled, Timestamp, UserId};
 use likewise_storage::Clock;
 use serde::Serialize;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::{Failure, config::Settings, merge::Merge, replay::progress_bar, wiring};
 
@@ -168,21 +169,11 @@ async fn read(settings: &Settings, from: Timestamp) -> Result<Vec<Like>, Failure
     Ok(likes)
 }
 
-/// Spreads numbers over 64 bits (the finaliser of SplitMix64, <https://prng.di.unimi.it/splitmix64.c>).
-fn mix(number: u64) -> u64 {
-    let mut z = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
 /// A content within ten minutes.
 type Moment = (Content, i64);
 
-fn number_of(moment: &Moment) -> u64 {
-    let (content, slot) = moment;
-    let kind = content.content_type.as_str().bytes().fold(0, |number, byte| mix(number ^ u64::from(byte)));
-    mix(kind ^ mix(content.content_id.get().unsigned_abs() ^ mix(slot.unsigned_abs())))
+fn number_of((content, slot): &Moment) -> u64 {
+    xxh3_64(format!("{content} {slot}").as_bytes())
 }
 
 /// Groups of accounts, largest first. Both grids of ten minutes are looked at, for a like just before a border and one just
@@ -199,7 +190,9 @@ fn lockstep(likes: &[Like], min_accounts: usize, min_contents: usize) -> Vec<Gro
         let mut buckets: HashMap<(u64, u64, u64), Vec<UserId>> = HashMap::new();
         for (user, moments) in &by_user {
             let numbers: Vec<u64> = moments.keys().map(number_of).collect();
-            let least = |seed: u64| numbers.iter().map(|number| mix(number ^ mix(seed))).min().unwrap_or_default();
+            let least = |seed: u64| {
+                numbers.iter().map(|number| xxh3_64_with_seed(&number.to_le_bytes(), seed)).min().unwrap_or_default()
+            };
             for band in 0..BANDS {
                 buckets.entry((band, least(2 * band), least(2 * band + 1))).or_default().push(*user);
             }
@@ -324,6 +317,11 @@ mod tests {
     use super::*;
 
     const NOW: i64 = 1_800_000_000_000;
+
+    /// Draws a number that follows from another.
+    fn mix(number: u64) -> u64 {
+        xxh3_64(&number.to_le_bytes())
+    }
 
     fn like(user: u64, content: u64, millis_ago: i64) -> Like {
         Like {

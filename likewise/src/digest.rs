@@ -26,7 +26,7 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     let records = wiring::readable_records(&settings.records).await?;
     let snapshot = records.digest().await?;
     let report = Report {
-        sha256: snapshot.value.sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+        sha256: likewise_schema::hex(&snapshot.value.sha256),
         rows: snapshot.value.rows,
         active: snapshot.value.active,
         applied: snapshot.checkpoints.iter().map(|checkpoint| checkpoint.next_offset.get()).collect(),

@@ -7,7 +7,7 @@ use likewise_http::{Scope, ServiceKeys};
 use likewise_schema::Timestamp;
 use likewise_storage::Clock;
 
-use crate::{Failure, config::Settings, serve::directory_of};
+use crate::{Failure, config::Settings, private, serve::directory_of};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -61,6 +61,21 @@ impl From<ScopeName> for Scope {
 /// Longest name of a key.
 const NAME_CHARS_MAX: usize = 100;
 
+/// What the file at `path` holds; nothing if there is none.
+fn read(path: &Path) -> Result<ServiceKeys, Failure> {
+    match std::fs::read(path) {
+        Ok(bytes) => ServiceKeys::parse(&bytes).map_err(|what| format!("the file {} {what}", path.display()).into()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(ServiceKeys::default()),
+        Err(e) => Err(format!("the file {} cannot be read ({e})", path.display()).into()),
+    }
+}
+
+fn write(path: &Path, keys: &ServiceKeys) -> Result<(), Failure> {
+    let mut text = serde_json::to_vec_pretty(keys)?;
+    text.push(b'\n');
+    private::write(path, &text).map_err(|e| format!("the file {} cannot be written ({e})", path.display()).into())
+}
+
 /// Waits until nobody else changes the file; given back when it is dropped.
 fn lock(path: &Path) -> Result<File, Failure> {
     std::fs::create_dir_all(directory_of(path))?;
@@ -76,7 +91,7 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<(), Failure>
         What::List => None,
         _ => Some(lock(path)?),
     };
-    let mut keys = ServiceKeys::read(path)?;
+    let mut keys = read(path)?;
     let mut out = std::io::stdout().lock();
     match &options.what {
         What::Create { name, scopes, expires_in } => {
@@ -92,7 +107,7 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<(), Failure>
             let mut scopes: Vec<Scope> = scopes.iter().copied().map(Scope::from).collect();
             scopes.dedup();
             let key = keys.create(name, scopes, now, expires, &random);
-            keys.write(path)?;
+            write(path, &keys)?;
             writeln!(out, "{key}")?;
             eprintln!("This is the only time that the key is shown.");
         }
@@ -109,7 +124,7 @@ pub(crate) fn run(settings: &Settings, options: &Options) -> Result<(), Failure>
             if keys.keys.len() == known {
                 return Err("there is no key with this id; likewise key list shows them".into());
             }
-            keys.write(path)?;
+            write(path, &keys)?;
             writeln!(out, "revoked; services that run refuse it within a second")?;
         }
     }

@@ -5,7 +5,6 @@ use std::{
     fs,
     io::Write,
     net::{SocketAddr, TcpListener},
-    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -35,7 +34,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::{Failure, config::Settings, demo, wiring};
+use crate::{Failure, config::Settings, demo, private, wiring};
 
 /// How long the projector may take to finish what is in flight on a stop.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -378,13 +377,8 @@ pub(crate) fn directory_of(file: &Path) -> PathBuf {
 fn read_secret(path: &Path) -> Result<Secret, Failure> {
     if !path.exists() {
         fs::create_dir_all(directory_of(path)).map_err(|e| format!("secret_file: {e}"))?;
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
         let fresh: [u8; 32] = std::array::from_fn(|_| rand::random());
-        // Whole or not at all, wherever the process is killed.
-        let unfinished = path.with_extension("new");
-        let write = options.open(&unfinished).and_then(|mut file| file.write_all(&fresh));
-        write.and_then(|()| fs::rename(&unfinished, path)).map_err(|e| format!("secret_file: {e}"))?;
+        private::write(path, &fresh).map_err(|e| format!("secret_file: {e}"))?;
     }
     let bytes = fs::read(path).map_err(|e| format!("secret_file: {e}"))?;
     Secret::new(bytes).map_err(|_| "secret_file must hold at least 32 bytes".into())

@@ -2,17 +2,10 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::Path,
-    sync::atomic::{AtomicU64, Ordering},
-    thread,
-    time::Duration,
-};
+use std::{collections::BTreeSet, fs, path::Path, thread, time::Duration};
 
 use likewise_testkit::{
-    Answer, Service, Settings,
+    Answer, Service, Settings, at_once, like,
     tokens::{AUDIENCE, ISSUER, SECRET, Signer, claims, part, seconds_from_now},
     wait_until,
 };
@@ -23,28 +16,22 @@ fn id() -> String {
     Uuid::now_v7().to_string()
 }
 
-fn like(content: i64) -> Value {
-    json!({ "requestId": id(), "contentType": "post", "contentId": content, "liked": true })
-}
-
-fn like_of(user: i64, content: i64) -> Value {
+fn like_of(user: i64, content: u64) -> Value {
     let mut like = like(content);
     like["userId"] = json!(user);
     like
 }
 
-/// Settings that accept tokens by the keys of the setting `name`, which `content` is written for.
-fn guarded(dir: &Path, name: &str, content: &str) -> Settings {
-    let file = dir.join(name);
-    fs::write(&file, content).unwrap();
+fn settings_in(dir: &Path) -> Settings {
     Settings::new(env!("CARGO_BIN_EXE_likewise"), dir)
-        .arg(&format!("--{name}={}", file.display()))
-        .arg(&format!("--auth-issuer={ISSUER}"))
-        .arg(&format!("--auth-audience={AUDIENCE}"))
 }
 
 fn by_secret(dir: &Path) -> Settings {
-    guarded(dir, "auth-secret-file", SECRET)
+    settings_in(dir).guarded_by_secret()
+}
+
+fn by_jwks(dir: &Path, keys: &[Value]) -> Settings {
+    settings_in(dir).guarded("auth-jwks-file", &jwks(keys))
 }
 
 fn jwks(keys: &[Value]) -> String {
@@ -217,7 +204,7 @@ fn every_forged_token_is_refused_and_right_ones_are_not() {
         let settings = match signer {
             Signer::Secret(_) => by_secret(dir.path()),
             // Without an id in its header a token is verified by the only key.
-            _ => guarded(dir.path(), "auth-jwks-file", &jwks(&[signer.jwk("a")])),
+            _ => by_jwks(dir.path(), &[signer.jwk("a")]),
         };
         let service = start(&settings);
         let public = if number == 0 { Signer::ed25519(1).jwk("a") } else { signer.jwk("a") };
@@ -260,7 +247,7 @@ fn every_forged_token_is_refused_and_right_ones_are_not() {
             others.push(signer.token(&json!({ "alg": signer.algorithm(), "kid": "a" }), &claims(7)));
         }
         for (number, token) in others.iter().chain([&right, &right]).enumerate() {
-            let answer = service.send_as(token, "POST", "/v1/likes", Some(&like(100 + number as i64)));
+            let answer = service.send_as(token, "POST", "/v1/likes", Some(&like(100 + number as u64)));
             assert_eq!((answer.status, &answer.json()["userId"]), (202, &json!("7")), "{number}: {}", answer.text);
         }
     }
@@ -309,12 +296,6 @@ fn nobody_acts_or_reads_for_another() {
     let settings = by_secret(dir.path()).arg("--limit-user=off").arg("--limit-address=off");
     let service = start(&settings);
     let signer = Signer::secret();
-    let admin = |seconds: i64| {
-        let mut claims = claims(7);
-        claims["aud"] = json!(format!("{AUDIENCE}/admin"));
-        claims["exp"] = json!(seconds_from_now(seconds));
-        signer.token(&json!({ "alg": "HS256" }), &claims)
-    };
     let mut expired = claims(7);
     expired["exp"] = json!(seconds_from_now(-60));
     let callers = Callers {
@@ -323,7 +304,7 @@ fn nobody_acts_or_reads_for_another() {
         commands: key(&settings, &["commands"], &[]),
         reads: key(&settings, &["reads"], &[]),
         admin_key: key(&settings, &["admin"], &[]),
-        admin_token: admin(60),
+        admin_token: signer.admin_token(),
         expired: signer.token(&json!({ "alg": "HS256" }), &expired),
     };
     wait_until("the keys to be taken", Duration::from_secs(10), || {
@@ -483,7 +464,7 @@ fn a_users_word_on_who_they_are_counts_nowhere() {
 fn keys_of_tokens_and_services_come_and_go_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let (first, second) = (Signer::ed25519(1), Signer::rsa());
-    let settings = guarded(dir.path(), "auth-jwks-file", &jwks(&[first.jwk("a")]));
+    let settings = by_jwks(dir.path(), &[first.jwk("a")]);
     let service = start(&settings);
     let status = |credential: &str| service.send_as(credential, "GET", "/v1/users/7/likes?viewer=7", None).status;
     let of_user =
@@ -540,8 +521,7 @@ fn a_development_token_works_and_is_signed_only_with_a_secret() {
     let short = token(&["token", "--user", "7", "--for", "1s"]);
     assert_eq!(service.send_as(&short, "GET", "/v1/users/7/likes", None).status, 200);
     let other = tempfile::tempdir().unwrap();
-    let refused =
-        guarded(other.path(), "auth-jwks-file", &jwks(&[Signer::rsa().jwk("a")])).output(&["token", "--user=7"]);
+    let refused = by_jwks(other.path(), &[Signer::rsa().jwk("a")]).output(&["token", "--user=7"]);
     assert!(!refused.status.success());
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--auth-secret-file"));
 }
@@ -550,14 +530,14 @@ fn a_development_token_works_and_is_signed_only_with_a_secret() {
 fn settings_that_would_be_unsafe_stop_the_start_with_a_sentence() {
     let dir = tempfile::tempdir().unwrap();
     let open = Settings::new(env!("CARGO_BIN_EXE_likewise"), dir.path());
-    let weak = guarded(dir.path(), "auth-secret-file", "short-and-secret");
+    let weak = settings_in(dir.path()).guarded("auth-secret-file", "short-and-secret");
     let (oct, empty) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let cases: [(Settings, &str, &str); 14] = [
         (open.clone().arg("--listen=0.0.0.0:0"), "listen must be a loopback address", "0.0.0.0"),
         (open.clone().arg("--admin-listen=[::]:0"), "admin_listen must be a loopback address", "[::]"),
         (weak, "must hold at least 32 bytes", "short-and-secret"),
-        (guarded(oct.path(), "auth-jwks-file", &jwks(&[Signer::secret().jwk("a")])), "secret key", SECRET),
-        (guarded(empty.path(), "auth-jwks-file", "{}"), "JWK set", "{}"),
+        (by_jwks(oct.path(), &[Signer::secret().jwk("a")]), "secret key", SECRET),
+        (settings_in(empty.path()).guarded("auth-jwks-file", "{}"), "JWK set", "{}"),
         (
             open.clone().arg("--auth-secret-file=/nowhere/x").arg("--auth-issuer=i").arg("--auth-audience=a"),
             "cannot be read",
@@ -610,33 +590,16 @@ fn only_contents_of_the_types_set_are_liked() {
     assert_eq!(service.get("/v1/contents/video/1/likes").json()["count"], 0);
 }
 
-/// Sends `senders` commands at once, and gives how many were accepted and what a refusal looked like.
-fn at_once(
-    services: &[&Service],
-    senders: usize,
+/// Sends 100 commands at once, and gives how many were accepted and what a refusal looked like.
+fn hundred(
+    service: &Service,
     credential: impl Fn(usize) -> String + Sync,
     body: impl Fn(usize) -> Value + Sync,
-) -> (u64, Option<Answer>) {
-    let accepted = AtomicU64::new(0);
-    let refused = std::sync::Mutex::new(None);
-    let start = std::sync::Barrier::new(senders);
-    thread::scope(|scope| {
-        for sender in 0..senders {
-            let (accepted, refused, start, credential, body) = (&accepted, &refused, &start, &credential, &body);
-            scope.spawn(move || {
-                let service = services[sender % services.len()];
-                let (credential, body) = (credential(sender), body(sender));
-                start.wait();
-                let answer = service.send_as(&credential, "POST", "/v1/likes", Some(&body));
-                match answer.status {
-                    202 => drop(accepted.fetch_add(1, Ordering::Relaxed)),
-                    429 => *refused.lock().unwrap() = Some(answer),
-                    _ => panic!("{} {}", answer.status, answer.text),
-                }
-            });
-        }
-    });
-    (accepted.into_inner(), refused.into_inner().unwrap())
+) -> (usize, Option<Answer>) {
+    let answers = at_once(100, |sender| service.send_as(&credential(sender), "POST", "/v1/likes", Some(&body(sender))));
+    let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(|answer| answer.status == 202);
+    assert!(refused.iter().all(|answer| answer.status == 429), "{refused:?}");
+    (accepted.len(), refused.into_iter().next())
 }
 
 #[test]
@@ -647,7 +610,7 @@ fn a_limit_passes_exactly_what_it_says() {
     let service = start(&settings);
     let token_of = |user: i64| Signer::secret().token_of(user);
     // Of one user, on many contents.
-    let (accepted, refused) = at_once(&[&service], 100, |_| token_of(7), |sender| like(sender as i64 + 1));
+    let (accepted, refused) = hundred(&service, |_| token_of(7), |sender| like(sender as u64 + 1));
     assert_eq!(accepted, 20);
     let refused = refused.unwrap();
     assert_eq!(refused.json()["type"], "https://iana.org/assignments/http-problem-types#quota-exceeded");
@@ -656,12 +619,12 @@ fn a_limit_passes_exactly_what_it_says() {
     let wait: u64 = refused.header("retry-after").parse().unwrap();
     assert!((170..=180).contains(&wait), "{wait}");
     // Of one address: 60 in all, of which user 7 had 20.
-    let (accepted, refused) = at_once(&[&service], 100, |sender| token_of(100 + sender as i64), |_| like(1000));
+    let (accepted, refused) = hundred(&service, |sender| token_of(100 + sender as i64), |_| like(1000));
     assert_eq!(accepted, 40);
     assert!(refused.unwrap().header("ratelimit-policy").starts_with("\"address\""));
     // What came through the proxy from elsewhere has its own bucket, and tells what is left of each.
     let authorization = format!("Bearer {}", token_of(500));
-    let from = |address: &str, content: i64| {
+    let from = |address: &str, content: u64| {
         let headers =
             [("Content-Type", "application/json"), ("Authorization", &*authorization), ("X-Forwarded-For", address)];
         service.send("POST", "/v1/likes", &headers, Some(like(content).to_string().as_bytes()))

@@ -1,6 +1,6 @@
 //! Nothing that is secret or somebody's own is in a log, a metric, an error or a dead letter.
 
-use std::{fs, time::Duration};
+use std::time::Duration;
 
 use likewise_testkit::{
     Settings,
@@ -19,12 +19,8 @@ const USER: i64 = 4_815_162_342;
 fn canaries_in_every_input_and_setting_are_found_nowhere() {
     let dir = tempfile::tempdir().unwrap();
     let secret = format!("{CANARY}-and-more-than-thirty-two-bytes");
-    let file = dir.path().join("hs256");
-    fs::write(&file, &secret).unwrap();
     let settings = Settings::new(env!("CARGO_BIN_EXE_likewise"), dir.path())
-        .arg(&format!("--auth-secret-file={}", file.display()))
-        .arg(&format!("--auth-issuer={ISSUER}"))
-        .arg(&format!("--auth-audience={AUDIENCE}"))
+        .guarded("auth-secret-file", &secret)
         .arg("--trusted-proxies=127.0.0.1")
         // Redis is away, and whatever is said of that is said without its password.
         .arg(&format!("--counters=redis://{CANARY}:{CANARY}@127.0.0.1:1/0"))
@@ -35,9 +31,7 @@ fn canaries_in_every_input_and_setting_are_found_nowhere() {
     let signer = Signer::Secret(secret.into_bytes());
     let claims = json!({ "iss": ISSUER, "aud": AUDIENCE, "exp": seconds_from_now(600), "sub": USER, "name": CANARY });
     let token = signer.token(&json!({ "alg": "HS256" }), &claims);
-    let admin =
-        json!({ "iss": ISSUER, "aud": format!("{AUDIENCE}/admin"), "exp": seconds_from_now(600), "sub": CANARY });
-    let admin = signer.token(&json!({ "alg": "HS256" }), &admin);
+    let admin = signer.admin_token();
 
     let mut answers = String::new();
     let mut send = |method: &str, path: &str, authorization: &str, body: &str| {

@@ -33,7 +33,7 @@ fn the_apis_speak_tls_and_take_a_new_certificate_without_a_restart() {
     assert!(!String::from_utf8_lossy(&answer).contains("HTTP"), "{answer:?}");
 
     // Another client each time, which looks at the certificate anew.
-    let accepts = || settings.client(&service).try_send("GET", "/livez", &[], None).is_ok();
+    let accepts = || settings.client(&service.address).try_send("GET", "/livez", &[], None).is_ok();
     assert!(accepts());
     for flaw in [Flaw::OtherHost, Flaw::Expired, Flaw::SelfSigned] {
         authority.issue("server", flaw);

@@ -33,6 +33,11 @@ pub mod sql {
     pub const MYSQL_SHARD: &str = include_str!("../sql/mysql_shard_0001.sql");
 }
 
+/// Bytes as hexadecimal digits.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
 /// Scripts that Redis runs, each atomic within one partition's keys. The head of each file says what it takes.
 pub mod lua {
     /// The owner's batch.

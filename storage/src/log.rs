@@ -206,7 +206,7 @@ impl DeadLetter {
         if of_headers(&headers) + length(&key) + length(&value) > DEAD_LETTER_BYTES_MAX - DLQ_BYTES {
             let mut digest = Sha256::new();
             [&key, &value].into_iter().flatten().for_each(|bytes| digest.update(bytes));
-            let digest: String = digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = likewise_schema::hex(&digest.finalize());
             key.iter_mut().for_each(|key| key.truncate(MARK_KEY_BYTES_MAX));
             headers.0.retain(|(name, value)| name.len() + value.len() <= MARK_KEY_BYTES_MAX);
             headers.0.truncate(16);

@@ -128,7 +128,7 @@ pub enum Admitted {
 #[async_trait]
 pub trait RequestStore: Send + Sync + 'static {
     /// Marks a request as in flight for [`IN_FLIGHT_LIFE`] and takes a token for each charge: all of it, or nothing
-    /// where something is known of the request or a bucket is empty.
+    /// where something is known of the request or a bucket is empty. An address's charge comes first.
     async fn admit(&self, key: RequestKey, intent: Intent, charges: &[Charge]) -> Result<Admitted, StoreError>;
 
     /// Keeps the answer for [`ANSWER_LIFE`].

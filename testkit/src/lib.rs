@@ -14,4 +14,4 @@ pub mod servers;
 mod service;
 pub mod tokens;
 
-pub use service::{Answer, Client, Service, Settings, wait_until};
+pub use service::{Answer, Client, Service, Settings, at_once, like, wait_until};

@@ -4,14 +4,19 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
+    sync::Barrier,
     thread,
     time::{Duration, Instant},
 };
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use ureq::{Agent, http};
+use uuid::Uuid;
 
-use crate::certificates::Files;
+use crate::{
+    certificates::Files,
+    tokens::{AUDIENCE, ISSUER, SECRET},
+};
 
 /// How long a start may take before it counts as failed. What it really takes is for the tests to judge.
 const START_MAX: Duration = Duration::from_secs(30);
@@ -60,6 +65,24 @@ impl Settings {
         self.authority = Some(authority.into());
         self.arg(&format!("--tls-cert-file={}", files.certificate.display()))
             .arg(&format!("--tls-key-file={}", files.key.display()))
+    }
+
+    /// With authentication by tokens of the tests' issuer, whose keys `content` holds, as the setting `name` takes them.
+    #[must_use]
+    pub fn guarded(self, name: &str, content: &str) -> Self {
+        let file = self.data_dir.join(name);
+        std::fs::create_dir_all(&self.data_dir).and_then(|()| std::fs::write(&file, content)).expect("keys");
+        self.arg(&format!("--{name}={}", file.display()))
+            .arg(&format!("--auth-issuer={ISSUER}"))
+            .arg(&format!("--auth-audience={AUDIENCE}"))
+    }
+
+    /// The same by the secret that [`Signer::secret`] signs with.
+    ///
+    /// [`Signer::secret`]: crate::tokens::Signer::secret
+    #[must_use]
+    pub fn guarded_by_secret(self) -> Self {
+        self.guarded("auth-secret-file", SECRET)
     }
 
     /// With one more argument.
@@ -112,8 +135,8 @@ impl Settings {
         };
         // Somebody must read on, or the service would wait for its own banner.
         thread::spawn(move || lines.for_each(drop));
-        let scheme = if self.authority.is_some() { "https" } else { "http" };
-        Service { address, admin, scheme, child, log: Some(log), agent: agent(self.authority.as_deref()) }
+        let client = self.client(&address);
+        Service { address, admin, client, child, log: Some(log) }
     }
 }
 
@@ -134,10 +157,9 @@ pub struct Service {
     pub address: String,
     /// Where metrics are.
     pub admin: String,
-    scheme: &'static str,
+    client: Client,
     child: Child,
     log: Option<thread::JoinHandle<String>>,
-    agent: Agent,
 }
 
 /// An HTTP answer.
@@ -163,17 +185,18 @@ impl Answer {
     }
 }
 
-/// A client of its own, without connections of before.
+/// A client of a service, with connections of its own.
 pub struct Client {
-    base: String,
+    scheme: &'static str,
+    address: String,
     agent: Agent,
 }
 
 impl Settings {
-    /// Another client of a service that these settings started.
-    pub fn client(&self, service: &Service) -> Client {
-        let base = format!("{}://{}", service.scheme, service.address);
-        Client { base, agent: agent(self.authority.as_deref()) }
+    /// A client without connections of before, of what these settings started.
+    pub fn client(&self, address: &str) -> Client {
+        let scheme = if self.authority.is_some() { "https" } else { "http" };
+        Client { scheme, address: address.into(), agent: agent(self.authority.as_deref()) }
     }
 }
 
@@ -186,44 +209,61 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answer, ureq::Error> {
-        send(&self.agent, &self.base, method, path, headers, body)
+        self.send_to(&self.address, method, path, headers, body)
     }
-}
 
-fn send(
-    agent: &Agent,
-    base: &str,
-    method: &str,
-    path: &str,
-    headers: &[(&str, &str)],
-    body: Option<&[u8]>,
-) -> Result<Answer, ureq::Error> {
-    let mut request = http::Request::builder().method(method).uri(format!("{base}{path}"));
-    for (name, value) in headers {
-        request = request.header(*name, *value);
-    }
-    let sent = match body {
-        Some(body) => agent.run(request.body(body)?),
-        None => agent.run(request.body(())?),
-    };
-    let mut response = sent?;
-    let text = response.body_mut().read_to_string()?;
-    Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
-}
-
-impl Service {
-    /// Sends a request. The error tells that no answer came.
-    pub fn try_send(
+    fn send_to(
         &self,
+        address: &str,
         method: &str,
         path: &str,
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answer, ureq::Error> {
-        let base = format!("{}://{}", self.scheme, self.address);
-        send(&self.agent, &base, method, path, headers, body)
+        let mut request = http::Request::builder().method(method).uri(format!("{}://{address}{path}", self.scheme));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let sent = match body {
+            Some(body) => self.agent.run(request.body(body)?),
+            None => self.agent.run(request.body(())?),
+        };
+        let mut response = sent?;
+        let text = response.body_mut().read_to_string()?;
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
     }
+}
 
+/// The body of a new like of a post, by whoever sends it.
+pub fn like(content: u64) -> Value {
+    json!({ "requestId": Uuid::now_v7().to_string(), "contentType": "post", "contentId": content, "liked": true })
+}
+
+/// Sends so many requests at the same moment, and gives their answers.
+pub fn at_once(senders: usize, send: impl Fn(usize) -> Answer + Sync) -> Vec<Answer> {
+    let start = Barrier::new(senders);
+    thread::scope(|scope| {
+        let one = |sender| {
+            let (start, send) = (&start, &send);
+            scope.spawn(move || {
+                start.wait();
+                send(sender)
+            })
+        };
+        let under_way: Vec<_> = (0..senders).map(one).collect();
+        under_way.into_iter().map(|sent| sent.join().expect("it is answered")).collect()
+    })
+}
+
+impl std::ops::Deref for Service {
+    type Target = Client;
+
+    fn deref(&self) -> &Client {
+        &self.client
+    }
+}
+
+impl Service {
     /// Sends a request that must be answered.
     pub fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: Option<&[u8]>) -> Answer {
         self.try_send(method, path, headers, body).unwrap_or_else(|e| panic!("{method} {path}: {e}"))
@@ -259,18 +299,20 @@ impl Service {
 
     /// GETs a path of the admin port as the holder of a credential.
     pub fn get_admin_as(&self, credential: &str, path: &str) -> Answer {
-        let mut request = self.agent.get(format!("{}://{}{path}", self.scheme, self.admin));
-        if !credential.is_empty() {
-            request = request.header("Authorization", format!("Bearer {credential}"));
-        }
-        let mut response = request.call().expect("the admin port answers");
-        let text = response.body_mut().read_to_string().expect("text");
-        Answer { status: response.status().as_u16(), headers: response.headers().clone(), text }
+        let authorization = format!("Bearer {credential}");
+        let header = [("Authorization", authorization.as_str())];
+        let headers = if credential.is_empty() { &[][..] } else { &header };
+        self.client.send_to(&self.admin, "GET", path, headers, None).expect("the admin port answers")
     }
 
     /// The sum of a metric's values, whatever their labels; those that hold `label` if it is not empty.
     pub fn metric(&self, name: &str, label: &str) -> f64 {
-        let text = self.get_admin("/metrics").text;
+        self.metric_as("", name, label)
+    }
+
+    /// The same as the holder of a credential for the admin port.
+    pub fn metric_as(&self, credential: &str, name: &str, label: &str) -> f64 {
+        let text = self.get_admin_as(credential, "/metrics").text;
         let is_named = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']));
         let values = text.lines().filter(is_named).filter(|line| line.contains(label));
         values.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()

@@ -17,6 +17,8 @@ use serde_json::{Value, json};
 pub const ISSUER: &str = "https://issuer.test";
 /// For whom they are.
 pub const AUDIENCE: &str = "likewise.test";
+/// And those for the admin port.
+pub const ADMIN_AUDIENCE: &str = "likewise.test/admin";
 /// A secret for HS256.
 pub const SECRET: &str = "a secret of more than thirty-two bytes";
 
@@ -95,6 +97,13 @@ impl Signer {
         let message = format!("{}.{}", part(header), URL_SAFE_NO_PAD.encode(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.sign(message.as_bytes()));
         format!("{message}.{signature}")
+    }
+
+    /// A right token for the admin port.
+    pub fn admin_token(&self) -> String {
+        let mut claims = claims(1);
+        claims["aud"] = json!(ADMIN_AUDIENCE);
+        self.token(&json!({ "alg": self.algorithm() }), &claims)
     }
 
     /// A right token for a user.

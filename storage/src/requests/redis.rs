@@ -46,10 +46,10 @@ impl RedisRequests {
         })
     }
 
-    /// Charges that share the request's node, and those that may be elsewhere.
-    fn split(&self, charges: &[Charge]) -> (Vec<Charge>, Vec<Charge>) {
-        let is_apart = |charge: &Charge| self.is_cluster && matches!(charge.bucket, Bucket::Address(_));
-        charges.iter().copied().partition(|charge| !is_apart(charge))
+    /// The address's charge where it may be on another node than the request, and the others.
+    fn split<'a>(&self, charges: &'a [Charge]) -> (&'a [Charge], &'a [Charge]) {
+        let begins_with_address = matches!(charges.first(), Some(Charge { bucket: Bucket::Address(_), .. }));
+        charges.split_at(usize::from(self.is_cluster && begins_with_address))
     }
 
     /// The script's answer; without a request only the buckets are asked.
@@ -146,35 +146,19 @@ fn parse(text: &str) -> Option<(Intent, Option<Position>)> {
 #[async_trait]
 impl RequestStore for RedisRequests {
     async fn admit(&self, key: RequestKey, intent: Intent, charges: &[Charge]) -> Result<Admitted, StoreError> {
-        let (here, elsewhere) = self.split(charges);
-        let index = |charge: &Charge| charges.iter().position(|known| known == charge).unwrap_or_default();
-        let mut levels = vec![Level { remaining: 0, next_in: Duration::ZERO }; charges.len()];
-        let mut note = |of: &[Charge], admitted: Admitted| match admitted {
-            Admitted::Fresh(known) => {
-                of.iter().zip(known).for_each(|(charge, level)| levels[index(charge)] = level);
-                Ok(())
-            }
-            Admitted::Exhausted { charge, level } => {
-                Err(Admitted::Exhausted { charge: of.get(charge).map_or(0, index), level })
-            }
-            other => Err(other),
-        };
-        if let Err(refused) = note(&here, self.ask(Some((key, intent)), &here).await?) {
-            return Ok(refused);
+        let (apart, here) = self.split(charges);
+        match self.ask(Some((key, intent)), here).await? {
+            // What is on another node is asked last: of a request that is known it is not asked at all.
+            Admitted::Fresh(levels) if !apart.is_empty() => match self.ask(None, apart).await {
+                Ok(Admitted::Fresh(first)) => Ok(Admitted::Fresh([first, levels].concat())),
+                refused => {
+                    let _a_courtesy = self.give_back(Some(key), here).await;
+                    refused
+                }
+            },
+            Admitted::Exhausted { charge, level } => Ok(Admitted::Exhausted { charge: apart.len() + charge, level }),
+            admitted => Ok(admitted),
         }
-        // What is on another node is asked last: of a request that is known it is not asked at all.
-        for charge in &elsewhere {
-            let of = std::slice::from_ref(charge);
-            let refused = match self.ask(None, of).await {
-                Ok(admitted) => note(of, admitted).err().map(Ok),
-                Err(error) => Some(Err(error)),
-            };
-            if let Some(refused) = refused {
-                let _a_courtesy = self.give_back(Some(key), &here).await;
-                return refused;
-            }
-        }
-        Ok(Admitted::Fresh(levels))
     }
 
     async fn finish(&self, key: RequestKey, intent: Intent, position: Position) -> Result<(), StoreError> {
@@ -184,11 +168,11 @@ impl RequestStore for RedisRequests {
     }
 
     async fn release(&self, key: RequestKey, charges: &[Charge]) -> Result<(), StoreError> {
-        let (here, elsewhere) = self.split(charges);
-        for charge in &elsewhere {
-            self.give_back(None, std::slice::from_ref(charge)).await?;
+        let (apart, here) = self.split(charges);
+        if !apart.is_empty() {
+            self.give_back(None, apart).await?;
         }
-        self.give_back(Some(key), &here).await
+        self.give_back(Some(key), here).await
     }
 
     async fn find(&self, key: RequestKey) -> Result<Option<(Intent, Option<Position>)>, StoreError> {

@@ -9,9 +9,8 @@ use std::{
 };
 
 use rdkafka::{
-    ClientContext, Message,
+    Message,
     client::Client,
-    config::RDKafkaLogLevel,
     error::{KafkaError, KafkaResult},
     message::{DeliveryResult, OwnedHeaders},
     producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext},
@@ -32,25 +31,12 @@ thread_local! {
 }
 
 /// Who waits for a record.
-struct Waiting {
+pub(crate) struct Waiting {
     done: oneshot::Sender<Delivery>,
     courier: Courier<Delivery>,
 }
 
-/// The client's callbacks.
-struct Deliveries(Context);
-
-impl ClientContext for Deliveries {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.0.log(level, facility, message);
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
-    }
-}
-
-impl ProducerContext for Deliveries {
+impl ProducerContext for Context {
     type DeliveryOpaque = Box<Waiting>;
 
     fn delivery(&self, result: &DeliveryResult<'_>, waiting: Box<Waiting>) {
@@ -65,7 +51,7 @@ impl ProducerContext for Deliveries {
 
 /// A producer and the thread that hears for it.
 #[derive(Clone)]
-pub(crate) struct Producer(Arc<BaseProducer<Deliveries>>);
+pub(crate) struct Producer(Arc<BaseProducer<Context>>);
 
 impl Producer {
     /// A producer of the client's settings at `url`, and these.
@@ -74,15 +60,15 @@ impl Producer {
         for (name, value) in settings {
             config.set(*name, value);
         }
-        let producer = config.create_with_context(Deliveries(Context::default())).map_err(|e| unavailable(&e))?;
-        let producer: Arc<BaseProducer<Deliveries>> = Arc::new(producer);
+        let producer = config.create_with_context(Context::default()).map_err(|e| unavailable(&e))?;
+        let producer: Arc<BaseProducer<Context>> = Arc::new(producer);
         let held = Arc::downgrade(&producer);
         let named = thread::Builder::new().name("acknowledgements".into()).spawn(move || listen(&held));
         named.map_err(|_| StoreError::unavailable(super::STORE, "no thread could be made"))?;
         Ok(Self(producer))
     }
 
-    pub(crate) fn client(&self) -> &Client<impl ClientContext + use<>> {
+    pub(crate) fn client(&self) -> &Client<Context> {
         self.0.client()
     }
 
@@ -117,7 +103,7 @@ impl Producer {
     }
 }
 
-fn listen(held: &Weak<BaseProducer<Deliveries>>) {
+fn listen(held: &Weak<BaseProducer<Context>>) {
     while let Some(producer) = held.upgrade() {
         producer.poll(LISTEN);
     }
