@@ -196,7 +196,9 @@ impl Commands {
         };
         let (this, command) = (Arc::clone(self), command.clone());
         let ended = tokio::spawn(async move { this.complete(&command, entry, now, deadline).await }).await;
-        ended.unwrap_or_else(|_| Err(Refusal::Unknown("the command broke off".into())))
+        let outcome = ended.unwrap_or_else(|_| Err(Refusal::Unknown("the command broke off".into())))?;
+        // Wherever the process may have stood still since: whoever asked has gone.
+        if Instant::now() > deadline { Err(late()) } else { Ok(outcome) }
     }
 
     /// Brings a command that was let in to its end.
@@ -315,16 +317,14 @@ impl Commands {
             tokio::spawn(async move { log.append(record).await });
             return Ok(Position { partition, offset });
         }
-        let late = || Err(Refusal::Unknown("the log did not answer in time".into()));
         match timeout_at(deadline, self.ports.log.append(record)).await {
             Ok(Ok(offset)) => {
                 room.appended(offset);
-                // The process may have stood still: whoever asked has gone.
-                if Instant::now() > deadline { late() } else { Ok(Position { partition, offset }) }
+                Ok(Position { partition, offset })
             }
             Ok(Err(AppendError::Rejected(error))) => Err(Refusal::Rejected(error)),
             Ok(Err(AppendError::Unknown(error))) => Err(Refusal::Unknown(error.to_string())),
-            Err(_) => late(),
+            Err(_) => Err(late()),
         }
     }
 
@@ -384,6 +384,10 @@ impl Commands {
             true => Progress::Applied(Some(position)),
         })
     }
+}
+
+fn late() -> Refusal {
+    Refusal::Unknown("the log did not answer in time".into())
 }
 
 /// How a command was let in.

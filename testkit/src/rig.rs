@@ -215,10 +215,10 @@ impl Rig {
         let Place::Own(source) = &self.mysql else { panic!("the server is shared with other tests") };
         let replica = servers::start_mysql_replica(source, delay).await;
         let mut connection = servers::connect(&servers::mysql_url(&replica)).await;
-        let look = || AssertSqlSafe(format!("SELECT COUNT(*) FROM {}.projection_checkpoints", self.name));
+        let look = || AssertSqlSafe(format!("SELECT version FROM {}._sqlx_migrations WHERE success", self.name));
         let started = Instant::now();
         while connection.fetch_one(look()).await.is_err() {
-            assert!(started.elapsed() < Duration::from_secs(60), "the replica has no tables");
+            assert!(started.elapsed() < Duration::from_secs(60), "the replica has no finished tables");
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         replica
