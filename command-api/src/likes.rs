@@ -182,7 +182,7 @@ enum Toggled {
     tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
-        ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
+        ("viewer" = Option<String>, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),
@@ -199,7 +199,7 @@ pub(crate) async fn like(state: web::Data<State>, request: HttpRequest, payload:
     tag = "commands",
     params(
         ("contentType" = String, Path), ("contentId" = String, Path),
-        ("viewer" = String, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
+        ("viewer" = Option<String>, Query, description = "The user that a service key acts for; in the open loopback mode, who likes"),
         ("Idempotency-Key" = Option<String>, Header, description = "Made by the server if it is left out"),
         ("Prefer" = Option<String>, Header, description = "`wait=N`"),
     ),

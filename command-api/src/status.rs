@@ -35,7 +35,7 @@ pub(crate) struct CommandStatus {
 
 /// What became of a command, for its owner.
 #[utoipa::path(get, path = "/v1/commands/{requestId}", tag = "commands",
-    params(("requestId" = String, Path), ("viewer" = String, Query, description = "The owner, for a service key and in the open loopback mode"),
+    params(("requestId" = String, Path), ("viewer" = Option<String>, Query, description = "The owner, for a service key and in the open loopback mode"),
            ("content" = Option<String>, Query, description = "`post:42`: finds a command after its answer was forgotten")),
     responses((status = 200, body = CommandStatus), (status = 400, description = "A parameter is not valid"),
               (status = 401, description = "No credential that is accepted"),

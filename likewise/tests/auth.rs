@@ -307,8 +307,9 @@ fn nobody_acts_or_reads_for_another() {
         admin_token: signer.admin_token(),
         expired: signer.token(&json!({ "alg": "HS256" }), &expired),
     };
-    wait_until("the keys to be taken", Duration::from_secs(10), || {
-        service.get_admin_as(&callers.admin_key, "/metrics").status == 200
+    wait_until("the keys to be taken by both ports", Duration::from_secs(10), || {
+        let known = service.send_as(&callers.admin_key, "GET", "/v1/trending", None).status;
+        known != 401 && service.get_admin_as(&callers.admin_key, "/metrics").status == 200
     });
     wait_until("something to trend", Duration::from_secs(30), || service.get("/v1/trending").status == 200);
 
