@@ -42,6 +42,11 @@ impl State {
         Self { commands: Arc::new(commands), content_types, concurrency }
     }
 
+    /// The role without HTTP.
+    pub fn commands(&self) -> &Arc<Commands> {
+        &self.commands
+    }
+
     /// Whether likes of such contents are taken.
     fn takes(&self, content_type: &ContentType) -> bool {
         self.content_types.is_empty() || self.content_types.contains(content_type)

@@ -144,6 +144,10 @@ pub(crate) struct Flags {
     #[arg(long, global = true, value_name = "FILE", help_heading = "Security")]
     #[serde(skip_serializing_if = "Option::is_none")]
     tls_key_file: Option<String>,
+    /// Let the demo page call a crowd of invented users; without authentication it may always [default: false]
+    #[arg(long, global = true, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true", help_heading = "Settings")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    demo: Option<bool>,
     /// What lines on stderr look like: pretty or json [default: pretty]
     #[arg(long, global = true, value_name = "FORMAT", help_heading = "Settings")]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -168,6 +172,7 @@ pub(crate) struct Raw {
     drain_delay_ms: u64,
     log_level: String,
     log_format: String,
+    demo: bool,
     pub(crate) user_claim: String,
     pub(crate) likers: String,
     pub(crate) auth_secret_file: Option<String>,
@@ -219,6 +224,7 @@ impl Default for Raw {
             drain_delay_ms: 200,
             log_level: "warn,likewise=info".into(),
             log_format: "pretty".into(),
+            demo: false,
             user_claim: "sub".into(),
             likers: "signed-in".into(),
             auth_secret_file: None,
@@ -256,6 +262,7 @@ pub(crate) struct Settings {
     pub(crate) drain_delay_ms: u64,
     pub(crate) log_level: String,
     pub(crate) is_log_json: bool,
+    pub(crate) has_demo: bool,
     pub(crate) security: Security,
 }
 
@@ -394,6 +401,7 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
         drain_delay_ms: raw.drain_delay_ms,
         log_level: raw.log_level,
         is_log_json,
+        has_demo: raw.demo,
         security,
         data_dir,
     })
@@ -421,6 +429,7 @@ impl Loaded {
             ("secret_file", path(&settings.secret_file)),
             ("drain_delay_ms", settings.drain_delay_ms.to_string()),
             ("log_level", format!("{:?}", settings.log_level)),
+            ("demo", settings.has_demo.to_string()),
             ("log_format", format!("{:?}", if settings.is_log_json { "json" } else { "pretty" })),
         ];
         let rows = rows.into_iter().chain(settings.security.rows());

@@ -16,6 +16,7 @@ mod digest;
 mod key;
 mod merge;
 mod migrate;
+mod pages;
 mod private;
 mod replay;
 mod security;

@@ -34,7 +34,7 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::{Failure, config::Settings, demo, private, wiring};
+use crate::{Failure, config::Settings, demo, pages, private, wiring};
 
 /// How long the projector may take to finish what is in flight on a stop.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -135,8 +135,9 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
     let admin = Server::start(admin_listener, admin_edge, move |routes| admin_routes(routes, &admin_health, &metrics))?;
+    let demo = demo(settings, commands.as_ref());
     let public = Server::start(listener, edge, move |routes| {
-        public_routes(routes, commands.as_ref(), queries.as_ref(), &health);
+        public_routes(routes, commands.as_ref(), queries.as_ref(), &health, &demo);
     })?;
     let stopped_by_signal = signals()?;
     greet(settings, roles, address, admin_address)?;
@@ -277,12 +278,27 @@ fn watch_for_stuck_owners(status: Arc<Status>) -> Result<(), Failure> {
     Ok(())
 }
 
+/// How the demo page is to behave.
+#[derive(Clone)]
+struct Demo {
+    crowd: Option<Arc<demo::Crowd>>,
+    is_open: bool,
+}
+
+/// Only where anybody may act for anybody, or somebody wants it, may a crowd be called.
+fn demo(settings: &Settings, commands: Option<&Arc<likewise_command_api::State>>) -> Demo {
+    let is_open = !settings.security.has_authentication();
+    let crowd = commands.filter(|_| is_open || settings.has_demo).map(|state| demo::Crowd::new(state.commands()));
+    Demo { crowd, is_open }
+}
+
 /// Everything that the public port serves.
-pub(crate) fn public_routes(
+fn public_routes(
     routes: &mut Routes,
     commands: Option<&Arc<likewise_command_api::State>>,
     queries: Option<&Arc<likewise_query_api::State>>,
     health: &Health,
+    demo: &Demo,
 ) {
     if let Some(commands) = commands {
         likewise_command_api::routes(routes, commands);
@@ -291,8 +307,12 @@ pub(crate) fn public_routes(
         likewise_query_api::routes(routes, queries);
     }
     health_routes(routes, health);
+    if queries.is_some() {
+        pages::button_routes(routes);
+    }
     if commands.is_some() && queries.is_some() {
-        demo::routes(routes);
+        pages::demo_routes(routes);
+        demo::routes(routes, demo.crowd.as_ref(), demo.is_open);
     }
     routes.add_service(|config| {
         config.service(web::redirect("/docs", "/docs/"));
@@ -308,6 +328,7 @@ fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle
         async move { HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(metrics.render()) }
     };
     routes.add(Method::GET, "/metrics", render);
+    pages::console_routes(routes);
 }
 
 /// Logs to stderr from a thread of its own: a reader that stops reading costs lines, never requests. What is left is
@@ -501,9 +522,10 @@ mod tests {
             Some(&stores.commands(&settings)),
             Some(&stores.queries(secret, settings.security.likers)),
             &health,
+            &Demo { crowd: None, is_open: true },
         );
 
-        let is_page = |path: &str| ["/", "/demo.css", "/demo.js"].contains(&path);
+        let is_page = |path: &str| pages::PATHS.contains(&path);
         let served: BTreeSet<(String, String)> = routes
             .table()
             .into_iter()
