@@ -96,8 +96,8 @@ pub struct Edge {
     pub origins: Vec<String>,
     /// Its certificate; none is plain HTTP.
     pub tls: Option<Arc<Certificate>>,
-    /// Whether all but health is for holders of an admin token or key.
-    pub is_admin: bool,
+    /// Set, all is for holders of an admin token or key, but for health and these paths.
+    pub admin_but: Option<&'static [&'static str]>,
 }
 
 impl Edge {
@@ -108,7 +108,7 @@ impl Edge {
             proxies: Proxies::default(),
             origins: Vec::new(),
             tls: None,
-            is_admin: false,
+            admin_but: None,
         }
     }
 
@@ -148,7 +148,9 @@ impl Edge {
             let problem = Problem::from(&Kind::REDUCED_CAPACITY).with_retry_after(retry_after());
             return Some(if class == Class::Command { problem.with_outcome(Outcome::Rejected) } else { problem });
         }
-        let is_for_admins = self.is_admin && !["/livez", "/readyz"].contains(&request.path());
+        let path = request.path();
+        let is_for_admins =
+            self.admin_but.is_some_and(|free| !free.contains(&path) && !["/livez", "/readyz"].contains(&path));
         if !is_api && !is_for_admins {
             return None;
         }

@@ -10,6 +10,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod abuse;
 mod config;
+mod console;
 mod dead_letters;
 mod demo;
 mod digest;

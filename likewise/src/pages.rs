@@ -133,6 +133,9 @@ pub(crate) fn demo_routes(routes: &mut Routes) {
     );
 }
 
+/// The console's files, which hold no secret.
+pub(crate) const CONSOLE_PATHS: [&str; 3] = ["/", "/console.css", "/console.js"];
+
 /// The console's files.
 pub(crate) fn console_routes(routes: &mut Routes) {
     pages!(routes,

@@ -11,7 +11,7 @@ use likewise_http::{Audience, Authority, Certificate, Edge, Proxies, TokenKeys, 
 use likewise_schema::ContentType;
 use likewise_storage::requests::Policy;
 
-use crate::{Failure, config::Raw};
+use crate::{Failure, config::Raw, pages};
 
 /// Of one user: 10 a second, 20 at once.
 const LIMIT_USER: Policy = Policy { burst: 20, window: Duration::from_secs(2) };
@@ -127,7 +127,7 @@ impl Security {
                 // Pages of other sites have no business with the admin port.
                 origins: if is_admin { Vec::new() } else { self.origins.clone() },
                 tls: tls.clone(),
-                is_admin,
+                admin_but: is_admin.then_some(&pages::CONSOLE_PATHS),
             })
         };
         Ok((edge(|tokens| &tokens.rules, false)?, edge(|tokens| &tokens.admin_rules, true)?))

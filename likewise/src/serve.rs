@@ -34,7 +34,12 @@ use utoipa::{
 };
 use utoipa_swagger_ui::SwaggerUi;
 
-use crate::{Failure, config::Settings, demo, pages, private, wiring};
+use crate::{
+    Failure,
+    config::Settings,
+    console::{self, Console},
+    demo, pages, private, wiring,
+};
 
 /// How long the projector may take to finish what is in flight on a stop.
 const STOP_WAIT: Duration = Duration::from_secs(3);
@@ -134,7 +139,10 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     let health =
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
-    let admin = Server::start(admin_listener, admin_edge, move |routes| admin_routes(routes, &admin_health, &metrics))?;
+    let console = Console::new(&stores.log, queries.clone());
+    let admin = Server::start(admin_listener, admin_edge, move |routes| {
+        admin_routes(routes, &admin_health, &metrics, &console);
+    })?;
     let demo = demo(settings, commands.as_ref());
     let public = Server::start(listener, edge, move |routes| {
         public_routes(routes, commands.as_ref(), queries.as_ref(), &health, &demo);
@@ -320,7 +328,7 @@ fn public_routes(
     });
 }
 
-fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle) {
+fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle, console: &Arc<Console>) {
     health_routes(routes, health);
     let metrics = metrics.clone();
     let render = move || {
@@ -329,6 +337,7 @@ fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle
     };
     routes.add(Method::GET, "/metrics", render);
     pages::console_routes(routes);
+    console::routes(routes, console);
 }
 
 /// Logs to stderr from a thread of its own: a reader that stops reading costs lines, never requests. What is left is
@@ -453,6 +462,7 @@ fn greet(settings: &Settings, roles: Roles, address: SocketAddr, admin: SocketAd
         writeln!(out, "  Demo page     {scheme}://{address}/")?;
     }
     writeln!(out, "  API and UI    {scheme}://{address}/docs/")?;
+    writeln!(out, "  Console       {scheme}://{admin}/")?;
     writeln!(out, "  Metrics       {scheme}://{admin}/metrics")?;
     if wiring::is_embedded(&settings.log) {
         writeln!(out, "  Data          {}", settings.data_dir.display())?;

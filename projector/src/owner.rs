@@ -382,6 +382,7 @@ impl Owner {
             next_event_at: news.next_event_at,
             heard_at: news.heard_at,
         };
+        let received_at = events.first().map(|event| event.like.received_at);
         let tally = Arc::new(Mutex::new(Tally::default()));
         let mut batch = self.batch(tenure, events, advance, &tally);
         if planted::on(Bug::CheckpointBeforeRows) {
@@ -411,6 +412,7 @@ impl Owner {
             counts: committed.counts,
             statuses: committed.rows.iter().map(Into::into).collect(),
             news,
+            received_at,
         });
         for row in committed.rows {
             tenure.rows.push(row.pair, row);

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use likewise_schema::{Content, LikeToggled, Offset, Pair, UserId};
+use likewise_schema::{Content, LikeToggled, Offset, Pair, Timestamp, UserId};
 use likewise_storage::{
     StoreError,
     counters::{CachedCount, News, Outcome, Publish, Scope, Status, Version, Writer, version_of},
@@ -10,7 +10,7 @@ use likewise_storage::{
     planted::{self, Bug},
     records::{Checkpoint, CommitError, Count, Generation, LikeRecord},
 };
-use metrics::counter;
+use metrics::{Histogram, counter, histogram};
 use tokio::{sync::mpsc, task::JoinSet};
 use tracing::{debug, warn};
 
@@ -30,6 +30,8 @@ pub(crate) struct Changes {
     pub(crate) counts: Vec<Count>,
     pub(crate) statuses: Vec<StatusOf>,
     pub(crate) news: News,
+    /// When the first of the events arrived.
+    pub(crate) received_at: Option<Timestamp>,
 }
 
 /// A pair's status after a commit.
@@ -67,6 +69,7 @@ impl Publisher {
                 next_event_at: checkpoint.next_event_at,
                 heard_at: checkpoint.heard_at,
             },
+            visible: histogram!("likewise_visible_seconds"),
         };
         tasks.spawn(task.run(waiting));
         Self { changes }
@@ -107,6 +110,8 @@ struct Task {
     /// Where this task left the counters.
     position: Version,
     news: News,
+    /// From an event's arrival until counts show it, for the oldest event of each commit.
+    visible: Histogram,
 }
 
 impl Task {
@@ -143,7 +148,13 @@ impl Task {
         let outcome = self.ports.counters.publish(self.scope, publish).await;
         let done = outcome == Ok(Outcome::Done);
         match outcome {
-            Ok(Outcome::Done) => self.position = to,
+            Ok(Outcome::Done) => {
+                self.position = to;
+                if let Some(received_at) = changes.received_at {
+                    let millis = self.ports.clock.now().millis() - received_at.millis();
+                    self.visible.record(millis.max(0) as f64 / 1000.0);
+                }
+            }
             Ok(Outcome::Refused) => debug!(partition = %self.scope.partition, "a publish was refused"),
             Err(error) => debug!(partition = %self.scope.partition, %error, "a publish failed"),
         }

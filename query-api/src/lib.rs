@@ -26,7 +26,7 @@ use std::{pin::pin, sync::Arc, task::Poll, time::Duration};
 use actix_web::{http::Method, web};
 use futures::poll;
 use likewise_http::{Audience, Concurrency, Kind, Params, Problem, Routes, retry_after};
-use likewise_schema::{Position, Timestamp};
+use likewise_schema::{Content, Position, Timestamp};
 use tokio::sync::{Semaphore, watch};
 use utoipa::OpenApi;
 
@@ -80,6 +80,11 @@ impl State {
     /// Keeps the sources of reads good; runs as long as the role does.
     pub async fn keep_up(&self) {
         Arc::clone(&self.reads).keep_up().await;
+    }
+
+    /// The contents that gained most likes in the last hour and how many, the busiest first, as far as they are known.
+    pub fn hottest(&self) -> Vec<(Content, i64)> {
+        self.reads.trending.hottest()
     }
 
     /// Ends the streams, so that a server that stops need not wait for them.

@@ -138,10 +138,15 @@ impl Trending {
         busiest
     }
 
+    /// The busiest contents of the last hour and what they gained, as far as they are known.
+    pub(crate) fn hottest(&self) -> Vec<(Content, i64)> {
+        let computed = self.computed[0].read();
+        computed.iter().flat_map(|computed| &computed.busiest).map(|busy| (busy.content, busy.gained)).collect()
+    }
+
     /// The busiest contents of the last hour, as far as they are known.
     pub(crate) fn busiest(&self) -> Vec<Content> {
-        let computed = self.computed[0].read();
-        computed.iter().flat_map(|computed| &computed.busiest).map(|busy| busy.content).collect()
+        self.hottest().into_iter().map(|(content, _)| content).collect()
     }
 }
 
