@@ -35,6 +35,8 @@ const { code } = await minify(bundled.outputFiles[0].text, {
 });
 mkdirSync(values.out, { recursive: true });
 writeFileSync(join(values.out, "like-button.js"), code);
+// For servers that render pages: there is nothing to define there.
+writeFileSync(join(values.out, "server.js"), "export class LikeButton {\n  static strings = {};\n}\n");
 const types = mkdtempSync(join(tmpdir(), "likewise-types-"));
 const tsc = join(here, "node_modules", ".bin", "tsc");
 execFileSync(tsc, ["-p", here, "--emitDeclarationOnly", "--outDir", types], { stdio: "inherit" });

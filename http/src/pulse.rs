@@ -17,8 +17,9 @@ const STALE: Duration = Duration::from_millis(150);
 /// What a request asks for, in the order in which it is given up under load.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Whether the process lives, and how it does: never refused.
-    Health,
+    /// Whether the process lives and how it does, and files, which a page cannot do without and which cost no more than a
+    /// refusal: never refused.
+    Beside,
     /// A change.
     Command,
     /// A count, a status or a page.
@@ -29,8 +30,8 @@ pub(crate) enum Class {
 
 impl Class {
     pub(crate) fn of(method: &Method, path: &str) -> Self {
-        if ["/livez", "/readyz", "/metrics"].contains(&path) {
-            Self::Health
+        if !path.starts_with("/v1/") {
+            Self::Beside
         } else if method != Method::GET {
             Self::Command
         } else if path.starts_with("/v1/users/") || path.ends_with("/likers") {
@@ -43,7 +44,7 @@ impl Class {
     /// How late the thread may be before such requests are refused.
     fn patience(self) -> Duration {
         match self {
-            Self::Health => Duration::MAX,
+            Self::Beside => Duration::MAX,
             Self::Command => Duration::from_millis(150),
             Self::Read => Duration::from_millis(100),
             Self::List => Duration::from_millis(50),
@@ -110,10 +111,12 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_thread_that_is_late_gives_up_lists_first_and_health_never() {
+    async fn a_thread_that_is_late_gives_up_lists_first_and_files_never() {
         let pulse = Pulse::new();
-        let refused =
-            |pulse: &Pulse| [Class::List, Class::Read, Class::Command, Class::Health].map(|class| pulse.refuses(class));
+        let refused = |pulse: &Pulse| {
+            [Class::List, Class::Read, Class::Command, Class::of(&Method::GET, "/like-button.js")]
+                .map(|class| pulse.refuses(class))
+        };
         let beats = async |late: u64| {
             for _ in 0..60 {
                 tokio::time::advance(BEAT + Duration::from_millis(late)).await;

@@ -29,8 +29,10 @@ const TICK: Duration = Duration::from_millis(20);
 const AT_ONCE: usize = 64;
 /// Users in the crowd. Each likes one post; once all have, they take it back one after the other, and so on.
 const USERS: u64 = 60_000;
-/// Their numbers begin after this one.
-const FIRST_USER: u64 = 9_000_000_000;
+/// Their numbers begin here, beyond those that are given out.
+const FIRST_USER: u64 = 9_000_000_000_000_000_000;
+/// Each process has a crowd of its own, so that what an earlier one did is not done again in vain.
+const CROWDS: u64 = 1000;
 /// Posts of the demo page, the more often the better they are liked.
 const POSTS: [u64; 10] = [1, 1, 1, 1, 1, 2, 2, 3, 42, 43];
 
@@ -40,6 +42,7 @@ pub(crate) struct Crowd {
     /// Until when it is here.
     until: Mutex<Option<Instant>>,
     is_here: AtomicBool,
+    first_user: u64,
     /// What it has done so far.
     turn: AtomicU64,
 }
@@ -50,6 +53,7 @@ impl Crowd {
             commands: Arc::clone(commands),
             until: Mutex::new(None),
             is_here: AtomicBool::new(false),
+            first_user: FIRST_USER + rand::random_range(0..CROWDS) * USERS,
             turn: AtomicU64::new(0),
         })
     }
@@ -93,7 +97,7 @@ impl Crowd {
 
     async fn one(&self, turn: u64) {
         let post = POSTS[turn as usize % POSTS.len()];
-        let (user, phase) = (FIRST_USER + turn % USERS, turn / USERS);
+        let (user, phase) = (self.first_user + turn % USERS, turn / USERS);
         let command =
             UserId::new(user as i64).ok().zip(format!("post:{post}").parse::<Content>().ok()).map(|(user, content)| {
                 Command {

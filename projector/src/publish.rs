@@ -69,6 +69,7 @@ impl Publisher {
                 next_event_at: checkpoint.next_event_at,
                 heard_at: checkpoint.heard_at,
             },
+            waits_since: None,
             visible: histogram!("likewise_visible_seconds"),
         };
         tasks.spawn(task.run(waiting));
@@ -110,7 +111,9 @@ struct Task {
     /// Where this task left the counters.
     position: Version,
     news: News,
-    /// From an event's arrival until counts show it, for the oldest event of each commit.
+    /// When the oldest event arrived that the counters do not show yet.
+    waits_since: Option<Timestamp>,
+    /// From an event's arrival until counts show it, for the oldest event of each publish.
     visible: Histogram,
 }
 
@@ -126,6 +129,7 @@ impl Task {
             if changes.to < self.position || (changes.to == self.position && changes.from < changes.to) {
                 continue;
             }
+            self.waits_since = self.waits_since.or(changes.received_at);
             let taken = changes.from == self.position && self.publish(changes).await;
             if !taken && !planted::on(Bug::RefusedPublishIgnored) && !self.recover_until_done(&waiting).await {
                 return;
@@ -150,10 +154,7 @@ impl Task {
         match outcome {
             Ok(Outcome::Done) => {
                 self.position = to;
-                if let Some(received_at) = changes.received_at {
-                    let millis = self.ports.clock.now().millis() - received_at.millis();
-                    self.visible.record(millis.max(0) as f64 / 1000.0);
-                }
+                self.shown();
             }
             Ok(Outcome::Refused) => debug!(partition = %self.scope.partition, "a publish was refused"),
             Err(error) => debug!(partition = %self.scope.partition, %error, "a publish failed"),
@@ -164,12 +165,23 @@ impl Task {
         done
     }
 
+    /// The counters show all that was handed over so far.
+    fn shown(&mut self) {
+        if let Some(since) = self.waits_since.take() {
+            let millis = self.ports.clock.now().millis() - since.millis();
+            self.visible.record(millis.max(0) as f64 / 1000.0);
+        }
+    }
+
     /// Takes progress over as often as it takes. False once the tenure is over.
     async fn recover_until_done(&mut self, waiting: &mpsc::Receiver<Changes>) -> bool {
         counter!("likewise_counter_takeovers_total").increment(1);
         loop {
             match self.recover().await {
-                Ok(()) => return true,
+                Ok(()) => {
+                    self.shown();
+                    return true;
+                }
                 Err(Lost::Over(reason)) => {
                     warn!(partition = %self.scope.partition, reason, "the publisher ends");
                     return false;

@@ -1,6 +1,7 @@
 // The operator's console: this process's metrics as they move, and the top of the log. It needs nothing but its own port.
 
 const EVERY_MS = 2000;
+const ANSWER_MS = 5000;
 const KEPT = 60;
 const by = (id) => document.getElementById(id);
 
@@ -58,8 +59,8 @@ function localShare(now, before, seconds) {
 const charts = [
   ["Commands accepted", rate("likewise_http_requests_total", isCommand), perSecond, "requests; a batch is one"],
   ["Events projected", rate("likewise_events_total", ({ outcome }) => outcome === "accepted"), perSecond, "that changed something"],
-  ["Until counts show it, p50", quantile("likewise_visible_seconds", 0.5), millis, "oldest event of each commit"],
-  ["Until counts show it, p99", quantile("likewise_visible_seconds", 0.99), millis, "oldest event of each commit"],
+  ["Until counts show it, p50", quantile("likewise_visible_seconds", 0.5), millis, "oldest event of each publish"],
+  ["Until counts show it, p99", quantile("likewise_visible_seconds", 0.99), millis, "oldest event of each publish"],
   ["Lag", (now) => sum(now, "kafka_consumergroup_group_lag"), (value) => `${number.format(value)} events`, "of the partitions of this process"],
   ["Reads", rate("likewise_http_requests_total", isRead), perSecond, "answered"],
   ["Counts without a cache miss", localShare, percent, "from memory, or known as never liked"],
@@ -106,7 +107,8 @@ function parts(samples, deadLetters, deadLettersMax) {
   const wrong = sum(samples, "likewise_reconciled_wrong_total");
   rows.push(["Cache entries found wrong", wrong ? { text: String(wrong), isBad: true } : `none of ${number.format(sum(samples, "likewise_reconciled_total"))}`]);
   const letters = deadLetters >= deadLettersMax ? `${deadLettersMax} or more` : String(deadLetters);
-  rows.push(["Dead letters", deadLetters ? { text: `${letters}: likewise dead-letters list`, isBad: true } : "none"]);
+  rows.push(["Log", deadLetters === undefined ? { text: "cannot be read", isBad: true } : "can be read"]);
+  rows.push(["Dead letters", deadLetters === undefined ? "unknown" : deadLetters ? { text: `${letters}: likewise dead-letters list`, isBad: true } : "none"]);
   return rows;
 }
 
@@ -124,7 +126,8 @@ let before;
 let beforeAt;
 
 async function get(path) {
-  const answer = await fetch(path, { headers: token ? { Authorization: `Bearer ${token}` } : {}, cache: "no-store" });
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(path, { headers, cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS) });
   if (answer.ok) return answer;
   throw Object.assign(new Error(`${answer.status}`), { status: answer.status });
 }
@@ -140,12 +143,14 @@ async function look() {
     }
     [before, beforeAt] = [samples, at];
     fill(by("lag"), lag(samples));
-    const state = await (await get("/console/state")).json();
+    // Without the log the metrics are all the more of interest.
+    const state = await get("/console/state").then((answer) => answer.json(), () => ({ events: [], hottest: [] }));
     fill(by("parts"), parts(samples, state.deadLetters, state.deadLettersMax));
     fill(by("hottest"), state.hottest.map(({ content, gained }) => [content, number.format(gained)]));
     fill(by("log"), state.events.map(({ partition, offset, at, user, content, liked }) =>
       [at.replace("T", " ").replace("Z", ""), `${partition} / ${offset}`, user ?? "–", content ?? "–", content ? (liked ? "liked" : "took it back") : { text: "not an event", isBad: true }]));
-    say(`Live, every ${EVERY_MS / 1000} s. ${new Date().toLocaleTimeString("en-GB")}`);
+    say(`Live, every ${EVERY_MS / 1000} s.`);
+    by("time").textContent = new Date().toLocaleTimeString("en-GB");
     by("signing").hidden = true;
   } catch (error) {
     by("signing").hidden = error.status !== 401 && error.status !== 403;
@@ -160,7 +165,7 @@ function say(text) {
 by("signing").addEventListener("submit", (event) => {
   event.preventDefault();
   token = by("token").value;
-  look();
+  by("signing").hidden = true;
 });
 
 async function watch() {

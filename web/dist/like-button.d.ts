@@ -33,8 +33,6 @@ export declare class LikeButton extends HTMLElement {
     connectedCallback(): void;
     disconnectedCallback(): void;
     attributeChangedCallback(name: string): void;
-    /** @internal */
-    see(isVisible: boolean): void;
     /** What it shows; undefined if it has no valid `content`. */
     get shown(): Shown | undefined;
     /**
@@ -42,8 +40,11 @@ export declare class LikeButton extends HTMLElement {
      * was not sent is forgotten. It is kept in memory only.
      */
     set token(token: string | null);
-    /** Gives tokens, for all buttons of the same `api` on the page; asked again when one is refused. */
-    set tokenProvider(provider: TokenProvider | undefined);
+    /**
+     * Gives tokens, for all buttons of the same `api` on the page; asked again when one is refused. Another one is for the same
+     * user: set null in between for another user.
+     */
+    set tokenProvider(provider: TokenProvider | null | undefined);
     /** Likes (true), takes the like back (false), or does the other of the two. Does nothing if it is `readonly`. */
     toggle(liked?: boolean): Promise<void>;
     /** Asks the server again, for all buttons of the same `api` on the page. */

@@ -2,25 +2,27 @@
 
 export const pause = (ms: number) => new Promise<void>((done) => setTimeout(done, ms));
 
-/** Does something with the storage; undefined if there is none or it is full. */
-export function stored<T>(use: (storage: Storage) => T): T | undefined {
+/** What `work` gives; undefined if it fails. */
+export function attempt<T>(work: () => T): T | undefined {
   try {
-    return use(localStorage);
+    return work();
   } catch {
     return undefined;
   }
 }
 
-/** Keeps a value; an empty one is forgotten. What cannot be kept is known to this page alone. */
-export const keep = (key: string, value?: string): void =>
-  stored((storage) => {
-    // First, so that an old value does not outlive one that there is no room for.
-    storage.removeItem(key);
-    if (value) storage.setItem(key, value);
-  });
+/** What is kept under a name. There is nothing where there is no storage. */
+export const recall = (key: string): string | null => attempt(() => localStorage.getItem(key)) ?? null;
+
+export const forget = (key: string): void => attempt(() => localStorage.removeItem(key));
+
+/** Keeps a value. If there is no room for it the old one goes too, and this page alone knows it. */
+export const keep = (key: string, value: string): void => {
+  if (!attempt(() => [localStorage.setItem(key, value)])) forget(key);
+};
 
 /** The names of all that is kept. */
-export const keys = (): string[] => stored(Object.keys) ?? [];
+export const keys = (): string[] => attempt(() => Object.keys(localStorage)) ?? [];
 
 /** The value of `key`, made if there is none yet. */
 export function once<Key, Value>(known: Map<Key, Value>, key: Key, make: () => Value): Value {
@@ -30,8 +32,10 @@ export function once<Key, Value>(known: Map<Key, Value>, key: Key, make: () => V
 }
 
 /**
- * Does `work` in one tab at a time. Pages outside secure contexts have no locks: there each tab works for itself, which
- * costs requests and has no other effect.
+ * Does `work` in one tab at a time, unless `signal` comes first. Pages outside secure contexts have no locks, and some may
+ * not use them: there each tab works for itself, which costs requests and has no other effect.
  */
 export const alone = (name: string, signal: AbortSignal, work: () => Promise<void>): Promise<void> =>
-  navigator.locks ? navigator.locks.request(name, { signal }, work).catch(() => {}) : work();
+  navigator.locks
+    ? navigator.locks.request(name, { signal }, work).catch(() => (signal.aborted ? undefined : work()))
+    : work();

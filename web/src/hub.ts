@@ -1,13 +1,13 @@
-import { backoff } from "./backoff.js";
-import { once, pause } from "./browser.js";
-import { decode, naming, reaches } from "./ids.js";
+import { backoff, retryAfterOf } from "./backoff.js";
+import { attempt, once, pause } from "./browser.js";
+import { decode, naming, reaches, uuid7 } from "./ids.js";
 import { liveOf } from "./live.js";
-import type { Refused } from "./live.js";
 import { forgetOthers, isPassing, openOutbox } from "./outbox.js";
 import type { Outbox } from "./outbox.js";
 import type { Intent, Likes, Reason, Shown, TokenProvider } from "./types.js";
 
 const READ_MAX = 100;
+const ANSWER_MS = 10_000;
 /** How long the server may wait until it can show what the log has accepted, in seconds. */
 const WAIT_S = "2";
 /** A like that the stream has not shown by then is asked for. */
@@ -15,11 +15,14 @@ const SHOWN_BY_MS = 1000;
 /** After so long out of sight a page asks whether the viewer has liked elsewhere. */
 const OUT_OF_SIGHT_MS = 30_000;
 
+/** What a button is told. */
+export type Told = "queued" | "error" | "auth-required";
+
 /** A button on the page. */
 export interface View {
-  isVisible(): boolean;
+  isVisible: boolean;
   render(): void;
-  tell(event: "like-queued" | "like-error" | "like-auth-required"): void;
+  tell(event: Told): void;
 }
 
 /** What the server has said. */
@@ -53,14 +56,9 @@ const hubs = new Map<string, Hub>();
 /** The hub of an API, and of a viewer where no token tells who it is. */
 export const hubOf = (api: string, viewer: string | null): Hub => once(hubs, `${api} ${viewer}`, () => openHub(api, viewer));
 
-/** Who a token is about. */
-function subject(token: string): string {
-  try {
-    return encodeURIComponent(JSON.parse(decode(token.split(".")[1]!)).sub);
-  } catch {
-    return "?";
-  }
-}
+/** Who a token is about; where it does not tell, each token is about somebody else. */
+const subject = (token: string): string =>
+  encodeURIComponent(attempt(() => JSON.parse(decode(token.split(".")[1]!)).sub) ?? uuid7());
 
 /** All buttons of a page that show the same viewer's likes on the same API: what they read, know and send. */
 function openHub(api: string, named: string | null) {
@@ -78,7 +76,11 @@ function openHub(api: string, named: string | null) {
   let hiddenAt = 0;
 
   const itemOf = (content: string): Item => once(items, content, () => ({ views: new Set(), accepted: [] }));
-  const render = ({ views }: Item) => views.forEach((view) => view.render());
+  const render = ({ views }: Item, told?: Told) =>
+    views.forEach((view) => {
+      view.render();
+      if (told) view.tell(told);
+    });
 
   // Who
 
@@ -105,24 +107,23 @@ function openHub(api: string, named: string | null) {
     outbox?.close();
     outbox = undefined;
     if (!named && (next || who)) forgetOthers(api, next);
-    who = next;
     for (const [content, { views, truth }] of items) {
-      const item: Item = { views, accepted: [], truth: truth && { ...truth, liked: false, likedAt: null } };
+      // What the page knew of nobody was of the one who is now known.
+      const item: Item = { views, accepted: [], truth: who ? truth && { ...truth, liked: false, likedAt: null } : truth };
       items.set(content, item);
       render(item);
     }
-    if (next) {
-      outbox = openOutbox(api, next, named, { call, changed, queued, refused, unauthorized });
-      outbox.send();
-    }
+    who = next;
+    if (next) outbox = openOutbox(api, next, named, { call, changed, queued, unauthorized });
     refresh();
   };
-  const call = async (path: string, init: RequestInit = {}): Promise<Response> => {
+  const call = async (path: string, signal?: AbortSignal, init: RequestInit = {}): Promise<Response> => {
     for (let isFirst = true; ; isFirst = false) {
       const asked = token;
       const known = await asked;
       const headers = { ...init.headers, ...(known && { Authorization: `Bearer ${known}` }) };
-      const response = await fetch(api + path, { credentials: "omit", ...init, headers });
+      const ends = [AbortSignal.timeout(ANSWER_MS), signal ?? []].flat();
+      const response = await fetch(api + path, { credentials: "omit", ...init, headers, signal: AbortSignal.any(ends) });
       if (response.status !== 401 || !isFirst || !provider) return response;
       if (asked === token) await use(ask());
     }
@@ -133,42 +134,37 @@ function openHub(api: string, named: string | null) {
   const changed = (content: string, intent: Intent | undefined) => {
     const item = itemOf(content);
     const { held, accepted } = item;
-    const position = intent?.position;
-    if (!position) {
-      item.intent = intent;
-    } else {
-      if (item.intent?.id === intent.id) item.intent = undefined;
+    const { id, liked = false, position, failure } = intent ?? {};
+    const isNews = failure !== item.failure;
+    item.failure = failure;
+    if (position) {
+      if (item.intent?.id === id) item.intent = undefined;
       item.isQueued = false;
-      accepted.push({ position, liked: intent.liked });
-      setTimeout(() => item.accepted.length && want(content), SHOWN_BY_MS);
+      accepted.push({ position, liked });
+      setTimeout(() => item.accepted.length && item.views.size && want(content), SHOWN_BY_MS);
       item.held = undefined;
       if (held) take(held);
       prune(content, item);
+    } else {
+      item.intent = failure ? undefined : intent;
     }
-    render(item);
+    if (failure) {
+      item.held = undefined;
+      want(content);
+    }
+    render(item, failure && isNews ? "error" : undefined);
   };
   const queued = (content: string) => {
     const item = itemOf(content);
     if (item.isQueued) return;
     item.isQueued = true;
-    render(item);
-    item.views.forEach((view) => view.tell("like-queued"));
-  };
-  const refused = (content: string, id: string, reason: Reason) => live.refuse({ who: who!, content, id, reason });
-  const lost = ({ who: whose, content, id, reason }: Refused) => {
-    const item = items.get(content);
-    if (whose !== who || !item || (item.intent?.id ?? id) !== id) return;
-    item.failure = reason;
-    item.intent = item.held = undefined;
-    want(content);
-    render(item);
-    item.views.forEach((view) => view.tell("like-error"));
+    render(item, "queued");
   };
   const unauthorized = () => {
-    for (const [content, { intent, views }] of items) {
-      if (!intent) continue;
+    for (const [content, item] of items) {
+      if (!item.intent) continue;
       queued(content);
-      views.forEach((view) => view.tell("like-auth-required"));
+      render(item, "auth-required");
     }
   };
 
@@ -183,16 +179,14 @@ function openHub(api: string, named: string | null) {
   };
   const read = async () => {
     await token;
-    const asked = [...wanted];
-    wanted.clear();
-    const parts = [];
-    while (asked.length) parts.push(readPart(asked.splice(0, READ_MAX)));
-    await pause(Math.max(...(await Promise.all(parts))));
+    const contents = [...wanted].slice(0, READ_MAX);
+    contents.forEach((content) => wanted.delete(content));
+    await pause(await readThese(contents));
     isReading = false;
-    for (const next of wanted) want(next);
+    wanted.forEach(want);
   };
   /** Returns how long to wait before another try is worth it; 0 if there was an answer. */
-  const readPart = async (contents: string[]) => {
+  const readThese = async (contents: string[]) => {
     const asked = who;
     const query = naming(contents);
     if (named && !(await token)) query.set("viewer", named);
@@ -202,18 +196,17 @@ function openHub(api: string, named: string | null) {
     }
     let retryAfter = 0;
     try {
-      const response = await call(`/v1/likes?${query}`);
-      const { status } = response;
+      let response = await call(`/v1/likes?${query}`);
+      // Whoever the token is of: what everybody may see is still to be seen.
+      if (response.status === 401) response = await fetch(`${api}/v1/likes?${naming(contents)}`, { credentials: "omit" });
       if (response.ok) {
         const read: { items: Likes[] } = await response.json();
         failures = 0;
         if (asked === who) read.items.forEach(take);
         return 0;
       }
-      // A token that is not accepted: what everybody may see is still to be seen.
-      if (status === 401) void use(Promise.resolve(null));
-      if (!isPassing(status)) return 0;
-      retryAfter = Number(response.headers.get("Retry-After"));
+      if (!isPassing(response.status)) return 0;
+      retryAfter = retryAfterOf(response);
     } catch {
       // Nobody answered.
     }
@@ -256,7 +249,7 @@ function openHub(api: string, named: string | null) {
       }
       return isOpen;
     });
-    if (!item.accepted.length && outbox?.intents.get(content)?.position) outbox.settle(content);
+    if (!item.accepted.length) outbox?.settle(content);
   };
 
   // Buttons
@@ -270,9 +263,9 @@ function openHub(api: string, named: string | null) {
       live.announce();
     });
   };
-  const seen = () => [...items].flatMap(([content, { views }]) => ([...views].some((view) => view.isVisible()) ? content : []));
+  const seen = () => [...items].flatMap(([content, { views }]) => ([...views].some((view) => view.isVisible) ? content : []));
 
-  live.listeners.add({ seen, take, lost });
+  live.listeners.add({ seen, take });
   document.addEventListener("visibilitychange", () => {
     watch();
     if (document.hidden) hiddenAt = Date.now();
@@ -281,8 +274,6 @@ function openHub(api: string, named: string | null) {
   identify(named);
 
   return {
-    api,
-    named,
     watch,
     refresh,
     join(content: string, view: View, known?: { count: number; liked: boolean }) {
@@ -293,25 +284,24 @@ function openHub(api: string, named: string | null) {
       watch();
     },
     leave(content: string, view: View) {
-      const { views, intent, accepted } = itemOf(content);
-      views.delete(view);
-      if (!views.size && !intent && !accepted.length) items.delete(content);
+      const item = itemOf(content);
+      item.views.delete(view);
+      // A button that is moved comes again at once.
+      setTimeout(() => item.views.size || item.intent || item.accepted.length || items.delete(content));
       watch();
     },
     shown(content: string): Shown {
       const { truth, intent, accepted, isQueued, failure } = itemOf(content);
       const liked = (intent ?? accepted.at(-1) ?? truth)?.liked ?? false;
-      const count = truth && Math.max(0, truth.count + Number(liked) - Number(truth.liked));
+      const count = truth && Math.max(0, truth.count + +liked - +truth.liked);
       const state = intent ? (isQueued ? "queued" : "pending") : failure ? "failed" : truth ? "ready" : "loading";
       return { count, liked, state, failure };
     },
-    /** Whether somebody is signed in; a promise while that is not known yet. */
-    isReady: () => (who === undefined ? token.then(() => !!outbox) : !!outbox),
+    /** Whether somebody is signed in; a promise while that is not known, or may have changed. */
+    isReady: () => !!outbox || (provider && who === null ? use(ask()) : token).then(() => !!outbox),
     /** Sets what the viewer wants. */
     put(content: string, liked: boolean) {
-      const item = itemOf(content);
-      item.failure = undefined;
-      item.isQueued = false;
+      itemOf(content).isQueued = false;
       outbox?.put(content, liked);
       if (!navigator.onLine) queued(content);
     },
@@ -320,9 +310,9 @@ function openHub(api: string, named: string | null) {
       void use(Promise.resolve(next));
     },
     setProvider(next: TokenProvider | undefined) {
-      if (next === provider) return;
+      const before = provider;
       provider = next;
-      void use(next ? ask() : Promise.resolve(null));
+      if (!before || !next) void use(next ? ask() : Promise.resolve(null));
     },
   };
 }

@@ -1,6 +1,6 @@
-import { once } from "./browser.js";
+import { attempt } from "./browser.js";
 import { hubOf } from "./hub.js";
-import type { Hub, View } from "./hub.js";
+import type { Hub, Told } from "./hub.js";
 import { isContent } from "./ids.js";
 import type { Shown, TokenProvider } from "./types.js";
 import { build } from "./view.js";
@@ -33,9 +33,9 @@ const origin = new URL(import.meta.url).origin;
 /** Buttons are kept up to date shortly before they come into view. */
 const NEAR = "200px";
 
-const formats = new Map<string, Intl.NumberFormat>();
-const format = (language: string, count: number): string =>
-  once(formats, language, () => new Intl.NumberFormat(language, { notation: "compact" })).format(count);
+/** In few characters. A page may say that it is in a language that there is not. */
+const format = (language: string | undefined, count: number): string =>
+  attempt(() => count.toLocaleString(language, { notation: "compact" })) ?? format(undefined, count);
 
 const seen = new IntersectionObserver(
   (entries) => entries.forEach(({ target, isIntersecting }) => (target as LikeButton).see(isIntersecting)),
@@ -63,20 +63,18 @@ export class LikeButton extends HTMLElement {
   #parts: ReturnType<typeof build> | undefined;
   #hub: Hub | undefined;
   #content = "";
-  #isVisible = false;
-  readonly #view: View = {
-    isVisible: () => this.#isVisible,
-    render: () => this.render(),
-    tell: (event) => {
-      if (event !== "like-auth-required") this.#say(event === "like-error" ? "failed" : "queued");
-      this.#emit(event);
-    },
-  };
-
+  /** @internal */
+  isVisible = false;
+  /** What was said before it was known of which server. */
+  #later: ((hub: Hub) => void) | undefined;
   connectedCallback(): void {
     if (!this.#parts) {
       this.#parts = build(this);
       this.#parts.button.onclick = () => this.toggle();
+      // What a page has set before the script came.
+      const own: Partial<this> = { ...this };
+      for (const name in own) delete this[name];
+      Object.assign(this, own);
     }
     seen.observe(this);
     this.#join();
@@ -84,7 +82,7 @@ export class LikeButton extends HTMLElement {
 
   disconnectedCallback(): void {
     seen.unobserve(this);
-    this.#isVisible = false;
+    this.isVisible = false;
     this.#leave();
   }
 
@@ -99,8 +97,14 @@ export class LikeButton extends HTMLElement {
   }
 
   /** @internal */
+  tell(event: Told): void {
+    if (event !== "auth-required") this.#say(event === "error" ? "failed" : event);
+    this.#emit(event);
+  }
+
+  /** @internal */
   see(isVisible: boolean): void {
-    this.#isVisible = isVisible;
+    this.isVisible = isVisible;
     this.#hub?.watch();
   }
 
@@ -108,22 +112,25 @@ export class LikeButton extends HTMLElement {
     const content = this.getAttribute("content");
     if (isContent(content)) {
       this.#content = content;
-      this.#hub = this.#ownHub;
+      const hub = (this.#hub = hubOf((this.getAttribute("api") ?? origin).replace(/\/+$/, ""), this.getAttribute("viewer")));
+      this.#later?.(hub);
+      this.#later = undefined;
       const count = parseInt(this.getAttribute("count")!);
-      this.#hub.join(content, this.#view, count >= 0 ? { count, liked: this.hasAttribute("liked") } : undefined);
+      hub.join(content, this, count >= 0 ? { count, liked: this.hasAttribute("liked") } : undefined);
     } else if (content) {
-      console.error("<like-button>: content must be like post:42");
+      console.error("like-button: no content such as post:42");
     }
     this.render();
   }
 
   #leave(): void {
-    this.#hub?.leave(this.#content, this.#view);
+    this.#hub?.leave(this.#content, this);
     this.#hub = undefined;
   }
 
-  get #ownHub(): Hub {
-    return hubOf((this.getAttribute("api") ?? origin).replace(/\/+$/, ""), this.getAttribute("viewer"));
+  #tell(say: (hub: Hub) => void): void {
+    if (this.#hub) say(this.#hub);
+    else this.#later = say;
   }
 
   /** What it shows; undefined if it has no valid `content`. */
@@ -136,25 +143,30 @@ export class LikeButton extends HTMLElement {
    * was not sent is forgotten. It is kept in memory only.
    */
   set token(token: string | null) {
-    this.#ownHub.setToken(token);
+    this.#tell((hub) => hub.setToken(token));
   }
 
-  /** Gives tokens, for all buttons of the same `api` on the page; asked again when one is refused. */
-  set tokenProvider(provider: TokenProvider | undefined) {
-    this.#ownHub.setProvider(provider);
+  /**
+   * Gives tokens, for all buttons of the same `api` on the page; asked again when one is refused. Another one is for the same
+   * user: set null in between for another user.
+   */
+  set tokenProvider(provider: TokenProvider | null | undefined) {
+    this.#tell((hub) => hub.setProvider(provider ?? undefined));
   }
 
   /** Likes (true), takes the like back (false), or does the other of the two. Does nothing if it is `readonly`. */
   async toggle(liked?: boolean): Promise<void> {
     const hub = this.#hub;
+    const content = this.#content;
     if (!hub || this.hasAttribute("readonly")) return;
     const isReady = hub.isReady();
-    if (!(isReady === true || (await isReady))) return this.#emit("like-auth-required");
+    if (!(isReady === true || (await isReady))) return this.#emit("auth-required");
+    // It may have become the button of something else.
+    if (hub !== this.#hub || content !== this.#content) return;
     liked ??= !this.shown?.liked;
-    this.#parts!.button.className = liked ? "pop" : "";
     this.#say(liked ? "liked" : "unliked");
-    hub.put(this.#content, liked);
-    this.#emit("like-change");
+    hub.put(content, liked);
+    this.#emit("change");
   }
 
   /** Asks the server again, for all buttons of the same `api` on the page. */
@@ -168,7 +180,7 @@ export class LikeButton extends HTMLElement {
 
   #emit(name: string): void {
     const detail = { content: this.#content, ...this.shown };
-    this.dispatchEvent(new CustomEvent(name, { detail, bubbles: true, composed: true }));
+    this.dispatchEvent(new CustomEvent(`like-${name}`, { detail, bubbles: true, composed: true }));
   }
 
   /** Shows what is known. Needed only after `LikeButton.strings` changed. */

@@ -1,34 +1,26 @@
 import { alone, once } from "./browser.js";
 import { backoff } from "./backoff.js";
 import { naming, uuid7 } from "./ids.js";
-import type { Likes, Reason } from "./types.js";
+import type { Likes } from "./types.js";
 
 const WATCHED_MAX = 100;
-/** Contents come into view one after the other. */
+const CLOSED = 2;
+/** Contents come into view one after the other; a stream that is open is not opened anew for each. */
 const GATHER_MS = 100;
+const GATHER_MORE_MS = 500;
 
-/** An intent that was given up. */
-export interface Refused {
-  who: string;
-  content: string;
-  id: string;
-  reason: Reason;
-}
-
-/** What tabs tell each other: what one shows, a question for that, counts, and what was given up. */
+/** What tabs tell each other: what one shows, a question for that, and counts. */
 interface Message {
   tab?: string;
   shows?: string[];
   ask?: true;
   likes?: Likes[];
-  refused?: Refused;
 }
 
 export interface Listener {
   /** What is to be seen of it. */
   seen(): string[];
   take(likes: Likes): void;
-  lost(refused: Refused): void;
 }
 
 export type Live = ReturnType<typeof open>;
@@ -54,15 +46,12 @@ function open(api: string) {
   let timer: number | undefined;
   let failures = 0;
 
-  const hear = ({ tab, shows, ask, likes, refused }: Message) => {
-    for (const listener of listeners) {
-      likes?.forEach(listener.take);
-      if (refused) listener.lost(refused);
-    }
+  const hear = ({ tab, shows, ask, likes }: Message) => {
+    for (const { take } of listeners) likes?.forEach(take);
     if (ask) announce();
     if (shows) {
       shown.set(tab!, shows);
-      if (isLeader) timer ??= setTimeout(connect, GATHER_MS);
+      if (isLeader) timer ??= setTimeout(connect, source ? GATHER_MORE_MS : GATHER_MS);
     }
   };
   /** Tells all tabs, this one too. */
@@ -98,16 +87,17 @@ function open(api: string) {
     if (!wanted.length) return;
     streamed = wanted;
     const stream = (source = new EventSource(`${api}/v1/likes/stream?${naming(streamed)}`));
-    stream.addEventListener("snapshot", ({ data }) => {
-      failures = 0;
-      tell({ likes: JSON.parse(data).items });
-    });
-    stream.addEventListener("count", ({ data }) => tell({ likes: [JSON.parse(data)] }));
+    for (const event of ["snapshot", "count"]) {
+      stream.addEventListener(event, ({ data }) => {
+        failures = 0;
+        const value = JSON.parse(data);
+        tell({ likes: value.items ?? [value] });
+      });
+    }
     stream.onerror = () => {
-      if (stream.readyState !== EventSource.CLOSED || stream !== source) return;
+      if (stream.readyState !== CLOSED || stream !== source) return;
       // The browser does not open it again by itself.
-      source = undefined;
-      clearTimeout(timer);
+      close();
       timer = setTimeout(connect, backoff(failures++, 0));
     };
     // Tabs that ended without a word are forgotten.
@@ -122,5 +112,5 @@ function open(api: string) {
     membership?.abort();
     membership = undefined;
   });
-  return { listeners, announce, refuse: (refused: Refused) => tell({ refused }) };
+  return { listeners, announce };
 }

@@ -1,5 +1,5 @@
-import { backoff, spend } from "./backoff.js";
-import { alone, keep, keys, pause, stored } from "./browser.js";
+import { backoff, retryAfterOf, spend } from "./backoff.js";
+import { alone, attempt, forget, keep, keys, pause, recall } from "./browser.js";
 import { follow, isContent, uuid7 } from "./ids.js";
 import type { Intent, Reason } from "./types.js";
 
@@ -8,22 +8,21 @@ const PAUSED = "likewise-paused ";
 const VERSION = 1;
 const LIFE_MS = 24 * 3600_000;
 const BATCH_MAX = 100;
-const ANSWER_MS = 10_000;
-/** A wait for longer than this is none that was ever meant. */
-const WAIT_MAX_MS = 3600_000;
-const IDS_MAX = 3;
 /** A credential that was refused is tried again after this time. */
 const LOCKED_MS = 60_000;
+/** How late one tab may hear of another. */
+const LATE_MS = 3000;
+/** What got no answer may be at work on the server for so long: nothing is sent that could overtake it. */
+const AT_WORK_S = 2;
 
 /** Whom an outbox tells, and what it needs. */
 export interface Owner {
-  /** Sends a request with the viewer's credential. */
-  call(path: string, init: RequestInit): Promise<Response>;
-  /** What is wanted of a content from now on; with a position, what was accepted. */
+  /** Sends a request with the viewer's credential, unless `signal` comes first. */
+  call(path: string, signal: AbortSignal, init: RequestInit): Promise<Response>;
+  /** What is wanted of a content from now on; with a position, what was accepted; with a failure, what was given up. */
   changed(content: string, intent: Intent | undefined): void;
   /** It was sent in vain, and will be sent again. */
   queued(content: string): void;
-  refused(content: string, id: string, reason: Reason): void;
   unauthorized(): void;
 }
 
@@ -42,24 +41,24 @@ interface Answer {
 /** What may be different the next time. */
 export const isPassing = (status: number): boolean => status < 400 || status >= 500 || [408, 409, 429].includes(status);
 
-function parse(text: string | null): Intent | undefined {
-  try {
-    const { v, id, liked, at, tries, next, position } = JSON.parse(text!);
+/** An intent as it is kept; undefined if it is none of ours, or nothing that is still of interest. */
+const parse = (text: string | null): Intent | undefined =>
+  attempt(() => {
+    const intent: Intent = JSON.parse(text!);
+    const { v, id, liked, at, tries, next, position, failure } = intent;
+    const left = LIFE_MS + Date.now();
     const isSound =
-      v === VERSION && typeof liked === "boolean" && [at, tries, next].every((n) => n < Date.now() + LIFE_MS) && /^[\da-f-]{36}$/.test(id);
-    return isSound && /^[\w-]{15}$|^undefined$/.test(position) ? { id, liked, at, tries, next, position } : undefined;
-  } catch {
-    return undefined;
-  }
-}
-
-const recall = (key: string) => stored((storage) => storage.getItem(key)) ?? null;
+      v === VERSION && typeof liked === "boolean" && [at, tries, next].every((n) => n < left) && /^[\da-f-]{36}$/.test(id) &&
+      (position === undefined || /^[\w-]{15}$/.test(position)) &&
+      (at > left - 2 * LIFE_MS || !(position || failure));
+    return isSound ? intent : undefined;
+  });
 
 /** Forgets what other viewers of this API wanted. */
 export function forgetOthers(api: string, who: string | null): void {
   for (const key of keys()) {
     const [, of, by] = key.split(" ");
-    if (key.startsWith(PREFIX) && of === api && by !== who) keep(key);
+    if (key.startsWith(PREFIX) && of === api && by !== who) forget(key);
   }
 }
 
@@ -75,7 +74,7 @@ export function openOutbox(api: string, who: string, named: string | null, owner
   let failures = 0;
   let batch = BATCH_MAX;
   let isQueueing = false;
-  let ids = 0;
+  /** Contents of which something is on its way. */
   let flying: string[] = [];
   let wake = () => {};
 
@@ -85,33 +84,37 @@ export function openOutbox(api: string, who: string, named: string | null, owner
     owner.changed(content, intent);
   };
   const set = (content: string, intent?: Intent) => {
-    keep(prefix + content, intent && JSON.stringify({ v: VERSION, ...intent }));
+    if (intent) keep(prefix + content, JSON.stringify(intent));
+    else forget(prefix + content);
     know(content, intent);
   };
-  /** Takes what the storage has; true if it is of this outbox and sound. */
+  /** Takes what the storage has; false if it is not of this outbox, or not sound. */
   const learn = (key: string, text: string | null): boolean => {
     const content = key.split(prefix)[1] ?? null;
     const intent = parse(text);
-    const isOwn = isContent(content) && !!(intent || !text);
-    if (isOwn) know(content, intent);
-    return isOwn;
+    if (!isContent(content) || (text && !intent)) return false;
+    const mine = intents.get(content);
+    // Tabs hear of each other late: one that did not know yet what was wanted last must not undo it.
+    if (mine && !mine.position && mine.at > (intent?.at ?? Date.now() - LATE_MS)) set(content, mine);
+    else know(content, intent);
+    return true;
   };
+  const refuse = (content: string, intent: Intent, failure: Reason) => set(content, { ...intent, at: Date.now(), failure });
   /** What is not accepted yet, oldest first. What is too old is given up. */
   const unsent = () =>
     [...intents]
-      .filter(([content, { at, id, position }]) => {
-        const isOld = !position && Date.now() - at > LIFE_MS;
-        if (isOld) {
-          set(content);
-          owner.refused(content, id, "expired");
-        }
-        return !position && !isOld;
+      .filter(([content, intent]) => {
+        const { at, position, failure } = intent;
+        const isOpen = !position && !failure;
+        const isOld = Date.now() - at > LIFE_MS;
+        if (isOpen && isOld) refuse(content, intent, "expired");
+        return isOpen && !isOld;
       })
       .sort(([, a], [, b]) => a.at - b.at);
-  /** How long nothing is to be sent, in milliseconds. */
+  /** How long nothing is to be sent, in milliseconds. Nobody ever meant more than a day. */
   const left = () => {
-    const wait = Math.max(until, Number(recall(PAUSED + api))) - Date.now();
-    return wait < WAIT_MAX_MS ? Math.max(0, wait) : 0;
+    const waits = [until, Number(recall(PAUSED + api))].map((time) => time - Date.now());
+    return Math.max(0, ...waits.filter((wait) => wait < LIFE_MS));
   };
   const rest = (wait: number) => {
     until = Date.now() + wait;
@@ -133,13 +136,19 @@ export function openOutbox(api: string, who: string, named: string | null, owner
       const all = unsent();
       if (!all.length || signal.aborted) return;
       const wait = Math.max(left(), Math.min(...all.map(([, { next }]) => next - Date.now())));
-      if (wait > 0) await Promise.race([pause(Math.min(wait, WAIT_MAX_MS)), new Promise<void>((woken) => (wake = woken))]);
-      else await post(all.filter(([, { next }]) => next <= Date.now()).slice(0, batch));
+      if (wait > 0) {
+        await Promise.race([pause(wait), new Promise<void>((woken) => (wake = woken))]);
+      } else {
+        const due = all.filter(([, { next }]) => next <= Date.now()).slice(0, batch);
+        flying = due.map(([content]) => content);
+        await post(due);
+        flying = [];
+      }
     }
   };
-  /** The page may end at any moment: what waits for its turn goes now. Twice sent is still once done. */
+  /** The page may end at any moment: what waits for its turn goes now, unless it could overtake what is on its way. */
   const flush = () => {
-    const waiting = unsent().filter(([, { next, id }]) => next <= Date.now() && !flying.includes(id));
+    const waiting = unsent().filter(([content, { next }]) => next <= Date.now() && !flying.includes(content));
     if (waiting.length && !left()) void post(waiting.slice(0, BATCH_MAX));
   };
 
@@ -149,22 +158,21 @@ export function openOutbox(api: string, who: string, named: string | null, owner
       return { requestId: id, userId: named ?? undefined, contentType, contentId, liked };
     });
     let answer: Answer = {};
-    flying = commands.map(({ requestId }) => requestId);
     try {
-      const response = await owner.call("/v1/likes/batch", {
+      const response = await owner.call("/v1/likes/batch", signal, {
         method: "POST",
         keepalive: true,
         headers: { "Content-Type": "application/json" },
         body: JSON.stringify({ commands }),
-        signal: AbortSignal.timeout(ANSWER_MS),
       });
-      answer = { status: response.status, retryAfter: Number(response.headers.get("Retry-After")) };
+      answer = { status: response.status, retryAfter: retryAfterOf(response) };
       answer = { ...(await response.json()), ...answer };
     } catch {
       // No answer, or none that can be read: the outcome is not known.
     }
-    flying = [];
-    const { results, status = 503, retryAfter = 0 } = answer;
+    // Another viewer has no part in it.
+    if (signal.aborted) return;
+    const { results, status = 503, retryAfter = AT_WORK_S } = answer;
     isUnreached = !answer.status;
     if (results) {
       failures = 0;
@@ -186,22 +194,19 @@ export function openOutbox(api: string, who: string, named: string | null, owner
   const judge = (content: string, sent: Intent, answer: Answer, isAlone: boolean) => {
     const { status = 503, position, type = "", retryAfter = 0, serverTime } = answer;
     const intent = intents.get(content);
-    const isWanted = intent?.id === sent.id && !intent.position;
+    const isWanted = intent?.id === sent.id && !intent.position && !intent.failure;
     if (position) {
       const accepted = { ...sent, position };
       if (isWanted) set(content, accepted);
       else owner.changed(content, accepted);
     } else if (isWanted) {
-      if (isPassing(status)) {
+      if (serverTime) follow(serverTime);
+      if (serverTime || isPassing(status)) {
         const next = isAlone ? Date.now() + backoff(intent.tries, retryAfter) : 0;
-        set(content, { ...intent, tries: intent.tries + 1, next });
+        set(content, { ...intent, id: serverTime ? uuid7() : intent.id, tries: intent.tries + 1, next });
         owner.queued(content);
-      } else if (serverTime && ids++ < IDS_MAX) {
-        follow(serverTime);
-        set(content, { ...intent, id: uuid7() });
       } else {
-        set(content);
-        owner.refused(content, intent.id, type.split("/").at(-1) || String(status));
+        refuse(content, intent, type.split("/").at(-1) || String(status));
       }
     }
   };
@@ -212,18 +217,17 @@ export function openOutbox(api: string, who: string, named: string | null, owner
   addEventListener("pagehide", flush, { signal });
   document.addEventListener("visibilitychange", () => document.hidden && flush(), { signal });
   for (const key of keys()) {
-    if (key.startsWith(prefix) && !learn(key, recall(key))) keep(key);
+    if (key.startsWith(prefix) && !learn(key, recall(key))) forget(key);
   }
+  send();
   return {
-    intents,
-    send,
     /** What the viewer wants from now on. */
     put(content: string, liked: boolean) {
-      set(content, { id: uuid7(), liked, at: Date.now(), tries: 0, next: 0 });
+      set(content, { v: VERSION, id: uuid7(), liked, at: Date.now(), tries: 0, next: 0 });
       send();
     },
     /** What was accepted is shown: there is nothing left to remember. */
-    settle: (content: string) => set(content),
+    settle: (content: string) => intents.get(content)?.position && set(content),
     /** There is a credential again. */
     resume() {
       until = 0;

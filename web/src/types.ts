@@ -11,6 +11,8 @@ export interface Likes {
 
 /** What a viewer wants. One for each viewer and content; the last one counts. */
 export interface Intent {
+  /** The version of what is kept. */
+  v: number;
   /** The requestId: a UUID, version 7. Every repeat keeps it. */
   id: string;
   liked: boolean;
@@ -22,6 +24,8 @@ export interface Intent {
   next: number;
   /** Where the log has it; none until it was accepted. */
   position?: string;
+  /** Why it was given up. Kept, so that whoever looks next is told. */
+  failure?: Reason;
 }
 
 /** Why a like was given up: the last part of the problem's type, such as `forbidden`; or `expired` after 24 hours. */

@@ -2,18 +2,16 @@
 
 const CSS = `:host{display:inline-flex;position:relative;align-items:center;gap:.3em;height:var(--like-button-size,2.25rem);white-space:nowrap;vertical-align:middle}
 :host([hidden]){display:none}
-button{all:unset;display:grid;place-items:center;width:var(--like-button-size,2.25rem);height:100%;border-radius:50%;cursor:pointer}
-button:enabled:hover{background:#8882}
+button{all:unset;display:grid;place-items:center;width:var(--like-button-size,2.25rem);height:100%;border-radius:50%}
+button:enabled:hover{background:#8882;cursor:pointer}
 button:focus-visible{outline:2px solid;outline-offset:1px}
-button:disabled{cursor:auto}
 [aria-pressed=true]{color:var(--like-button-color,#d81b60)}
 svg,::slotted(*){width:60%;height:60%;fill:none;stroke:currentColor;stroke-width:2}
 [aria-pressed=true] svg{fill:currentColor}
-@keyframes p{40%{scale:1.3}}
+button:active svg{scale:.8}
 [part=count]{min-width:var(--like-button-count-width,4ch);font-variant-numeric:tabular-nums}
 [part=hint]{position:absolute;top:90%;font-size:.7em}
-i{position:absolute;clip-path:inset(50%);width:1px;overflow:hidden}
-@media(prefers-reduced-motion:no-preference){.pop svg{animation:p .3s}}`;
+i{position:absolute;clip-path:inset(50%);width:1px;overflow:hidden}`;
 
 const HEART = "M12 20C5 15 3 12 3 8.5A4.5 4.5 0 0 1 12 7A4.5 4.5 0 0 1 21 8.5C21 12 19 15 12 20z";
 
@@ -35,7 +33,7 @@ export function build(host: HTMLElement) {
   const make = (to: Node, name: string, attributes?: Record<string, string>) => add(to, document.createElement(name), attributes);
   const draw = (to: Node, name: string, attributes: Record<string, string>) =>
     add(to, document.createElementNS("http://www.w3.org/2000/svg", name), attributes);
-  const button = make(shadow, "button", { type: "button", part: "button" }) as HTMLButtonElement;
+  const button = make(shadow, "button", { part: "button" }) as HTMLButtonElement;
   draw(draw(make(button, "slot", { name: "icon" }), "svg", { viewBox: "0 0 24 24", "aria-hidden": "true" }), "path", { d: HEART });
   const label = make(button, "i");
   const count = make(shadow, "span", { part: "count" });

@@ -128,7 +128,7 @@ test("what a page says is shown as text and nothing else", () => withServer({
   assert.deepEqual(made.map(({ images }) => images), [0, 0, 0, 0, 0]);
   assert.equal(made[0].name, "<img src=x onerror=alert(1)>");
   assert.deepEqual(made.map(({ isDisabled }) => isDisabled), [false, true, true, true, true]);
-  assert.equal(problems.filter((text) => text.includes("content must be like post:42")).length, 3);
+  assert.equal(problems.filter((text) => text.includes("no content such as post:42")).length, 3);
   problems.length = 0;
 }));
 
@@ -156,6 +156,26 @@ test("numbers are in the page's language, in few characters", () => withServer({
   await shows(page, "post:6", { number: "123.456" });
   await page.evaluate(() => { document.documentElement.lang = "en"; document.querySelector("like-button").render(); });
   await shows(page, "post:6", { number: "123K" });
+  // A language that there is not.
+  await page.evaluate(() => { document.documentElement.lang = "en_US"; document.querySelector("like-button").render(); });
+  await shows(page, "post:6", { number: "123K" });
+}));
+
+test("a button that is moved keeps what it shows, and one that is used again is another's", () => withServer({ html: pageOf(["post:1", "post:2"], 'viewer="7"') }, async ({ server, open, seen }) => {
+  await server.like(8, "post:1");
+  const page = await open();
+  await shows(page, "post:1", { number: "1" });
+  const numbers = await page.evaluate(() => {
+    const first = document.querySelector("like-button");
+    const number = () => first.shadowRoot.querySelector("[part=count] span").textContent;
+    first.parentElement.parentElement.append(first.parentElement);
+    const numbers = [number()];
+    first.setAttribute("content", "post:9");
+    return [...numbers, number()];
+  });
+  assert.deepEqual(numbers, ["1", ""]);
+  await shows(page, "post:9", { number: "0", state: "ready" });
+  void seen;
 }));
 
 test("a static form stands in until the script has come, and nothing moves then", () => withServer({
@@ -240,7 +260,8 @@ test("it works on a page of another origin, under a strict policy, and says so t
     await withServer({}, async (rig) => {
       ({ server } = rig);
       const page = await rig.open(other.url);
-      await until("a refused read", () => rig.seen.reads.length > 0);
+      const [{ request }] = await until("a read", () => rig.seen.reads.length > 0 && rig.seen.reads);
+      await until("it to be refused", () => request.failure());
       assert.equal((await shown(page, "post:1")).state, "loading");
     });
   } finally {

@@ -58,12 +58,27 @@ test("two tabs toggle the same post as fast as they can: both end at the truth",
   for (const page of pages) await shows(page, "post:1", { state: "ready" });
   for (let round = 0; round < 5; round++) await Promise.all(pages.map((page) => click(page, "post:1")));
   const last = pages[1];
-  await until("both to have heard of it", async () => (await shown(pages[0], "post:1")).liked === (await shown(last, "post:1")).liked);
   await last.evaluate(() => document.querySelector("like-button").toggle(true));
   for (const page of pages) await settles(server, page, "post:1", true);
 }));
 
+test("the last click wins, in whichever tab it was", () => withServer({ html: pageOf(Array.from({ length: 20 }, (_, i) => `post:${i + 1}`)) }, async ({ server, open }) => {
+  const pages = [await open(), await open()];
+  for (const page of pages) await shows(page, "post:20", { state: "ready" });
+  const set = (page, content, liked) => page.evaluate(([content, liked]) => document.querySelector(`like-button[content="${content}"]`).toggle(liked), [content, liked]);
+  for (let id = 1; id <= 20; id++) {
+    const liked = id % 2 === 0;
+    await set(pages[id % 2], `post:${id}`, !liked);
+    await set(pages[(id + 1) % 2], `post:${id}`, liked);
+  }
+  for (let id = 1; id <= 20; id++) {
+    for (const page of pages) await settles(server, page, `post:${id}`, id % 2 === 0);
+  }
+  for (const page of pages) await until("nothing to be left", async () => (await stored(page)).length === 0);
+}));
+
 for (const [name, answers, minimum] of [
+  ["503 with a date", [{ status: 503, retryAfter: () => new Date(Date.now() + 3000).toUTCString() }, null], 1500],
   ["503 with Retry-After", [{ status: 503, retryAfter: 2 }, { status: 503, retryAfter: 2 }, null], 2000],
   ["429 for all", [{ status: 429, retryAfter: 2 }, null], 2000],
   ["409 for all", [{ status: 409, retryAfter: 1 }, null], 1000],
@@ -139,6 +154,36 @@ test("the server is killed in the middle and comes back: one effect", () => with
   await settles(server, page, "post:2", true, 1);
 }));
 
+test("a server that is away for hours is not asked for hours", () => withServer({ html: pageOf(["post:1"]) }, async ({ context, open, seen }) => {
+  await answerSends(context, { status: 503, retryAfter: 7200 });
+  const page = await open();
+  await shows(page, "post:1", { state: "ready" });
+  await click(page, "post:1");
+  await shows(page, "post:1", { state: "queued" });
+  await click(page, "post:1");
+  await page.reload();
+  await shows(page, "post:1", { state: "pending" });
+  await pause(2000);
+  assert.equal(seen.batches.length, 1);
+}));
+
+test("a clock that is wrong and much that waits: all of it arrives", () => {
+  const contents = Array.from({ length: 8 }, (_, i) => `post:${i + 1}`);
+  return withServer({ html: pageOf(contents) }, async ({ server, context, open }) => {
+    await context.addInitScript(() => {
+      const now = Date.now.bind(Date);
+      Date.now = () => now() + 60_000;
+    });
+    const page = await open();
+    await shows(page, "post:8", { state: "ready" });
+    await context.setOffline(true);
+    for (const content of contents) await click(page, content);
+    await shows(page, "post:8", { state: "queued" });
+    await context.setOffline(false);
+    for (const content of contents) await settles(server, page, content, true, 1);
+  });
+});
+
 for (const days of [-1, 1]) {
   test(`a clock that is ${days} day off: ids follow the server's time`, () => withServer({ html: pageOf(["post:1"]) }, async ({ server, context, open, seen }) => {
     await context.addInitScript((by) => {
@@ -170,7 +215,10 @@ for (const [name, answer, reason] of [
     assert.equal((await told).failure, reason);
     await shows(page, "post:1", { liked: false, count: 0, state: "failed", hint: "Not sent", said: "Not sent" });
     assert.equal(seen.batches.length, 1);
-    assert.deepEqual(await stored(page), []);
+    // It is said to whoever comes back, too, and never sent again.
+    await page.reload();
+    await shows(page, "post:1", { liked: false, count: 0, state: "failed", hint: "Not sent" });
+    assert.equal(seen.batches.length, 1);
     await click(page, "post:1");
     await settles(server, page, "post:1", true, 1);
   }));
@@ -201,7 +249,7 @@ test("after a day in vain it gives up and says so", () => withServer({ html: pag
   await shows(page, "post:1", { liked: false, state: "failed", hint: "Not sent" });
   await shows(page, "post:2", { liked: true, state: "queued" });
   await shows(page, "post:2", { liked: false, state: "failed" });
-  assert.deepEqual(await stored(page), []);
+  assert.deepEqual((await stored(page)).map(([, { failure }]) => failure), ["expired", "expired"]);
   assert.equal(server.events("post:1").length, 0);
 }));
 
@@ -218,7 +266,7 @@ test("what is not ours in the storage is dropped or left alone, and likes go on"
     localStorage.setItem(`${own}__proto__`, JSON.stringify(good));
     for (let i = 0; i < 10_000; i++) localStorage.setItem(`${own}junk${i}`, "x");
     localStorage.setItem("somebody else's", "stays");
-    localStorage.setItem(`likewise-paused ${location.origin}`, "never");
+    localStorage.setItem(`likewise-paused ${location.origin}`, String(Date.now() + 1e12));
   });
   const page = await open();
   await shows(page, "post:1", { state: "ready", liked: false });
@@ -242,6 +290,19 @@ for (const [name, script] of [
     await settles(server, page, "post:1", true, 1);
   }));
 }
+
+test("locks that are forbidden are done without", () => withServer({ html: pageOf(["post:1"]) }, async ({ server, context, open }) => {
+  await context.addInitScript(() => {
+    LockManager.prototype.request = () => Promise.reject(new DOMException("no", "SecurityError"));
+  });
+  await answerSends(context, { status: 503, retryAfter: 1 }, null);
+  const page = await open();
+  await shows(page, "post:1", { state: "ready" });
+  await click(page, "post:1");
+  await settles(server, page, "post:1", true, 1);
+  await server.like(8, "post:1");
+  await shows(page, "post:1", { number: "2" });
+}));
 
 test("without locks and channels it works tab by tab", () => withServer({ html: pageOf(["post:1"]) }, async ({ server, context, open }) => {
   await context.addInitScript(() => {
@@ -276,8 +337,8 @@ test("a crowd that is refused comes back slowly", () => withServer({ html: pageO
   await shows(page, "post:1", { state: "ready" });
   await click(page, "post:1");
   await until("the first retries", () => seen.batches.length >= 3);
-  await page.evaluate(() => { for (let i = 0; i < 50; i++) document.querySelector("like-button").toggle(); });
   const before = seen.batches.length;
+  await page.evaluate(() => { for (let i = 0; i < 50; i++) document.querySelector("like-button").toggle(); });
   await page.reload();
   await shows(page, "post:1", { state: "queued" });
   await pause(500);

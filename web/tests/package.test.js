@@ -33,7 +33,12 @@ test("the button is small and needs nothing", () => {
   assert.doesNotMatch(String(text), /\bimport\s*[("'{*]|innerHTML|eval\(|new Function|document\.write/);
 });
 
+test("it can be imported where pages are rendered, and defines nothing there", async () => {
+  const { LikeButton } = await import("likewise-like-button");
+  assert.deepEqual(LikeButton.strings, {});
+});
+
 test("the package has what it says and no more", () => {
   const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd: web, encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] }));
-  assert.deepEqual(files.map(({ path }) => path).sort(), ["README.md", "dist/like-button.d.ts", "dist/like-button.js", "dist/types.d.ts", "package.json"]);
+  assert.deepEqual(files.map(({ path }) => path).sort(), ["README.md", "dist/like-button.d.ts", "dist/like-button.js", "dist/server.js", "dist/types.d.ts", "package.json"]);
 });

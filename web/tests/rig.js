@@ -155,7 +155,13 @@ export async function withServer({ args = [], html = "", csp = STRICT, context: 
     return page;
   };
   try {
-    await story({ server, context, open, seen, problems });
+    await story({ server, context, open, seen, problems }).catch(async (error) => {
+      for (const { url, request } of seen.all.slice(-20)) {
+        const became = await Promise.race([request.response().then((response) => response?.status(), String), pause(50)]);
+        console.log(`${request.method()} ${url} ${became ?? "open"} ${request.failure()?.errorText ?? ""}`);
+      }
+      throw error;
+    });
     const foreign = seen.all.filter(({ url }) => !url.startsWith("data:") && !url.startsWith("http://127.0.0.1:") && !url.startsWith("http://localhost:"));
     assert.deepEqual(foreign.map(({ url }) => url), [], "requests to third parties");
     assert.deepEqual(problems.filter((problem) => !problem.expected), []);
@@ -219,7 +225,7 @@ export async function answerSends(context, ...answers) {
     await route.fulfill({
       status: answer.status,
       contentType: "application/problem+json",
-      headers: answer.retryAfter ? { "Retry-After": String(answer.retryAfter) } : {},
+      headers: answer.retryAfter ? { "Retry-After": String(typeof answer.retryAfter === "function" ? answer.retryAfter() : answer.retryAfter) } : {},
       body: JSON.stringify({ type: `/problems/${answer.type ?? "test"}`, status: answer.status, title: "A test", ...answer.body }),
     });
   });

@@ -1,0 +1,3 @@
+export class LikeButton {
+  static strings = {};
+}
