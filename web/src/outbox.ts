@@ -74,7 +74,7 @@ export function openOutbox(api: string, who: string, named: string | null, owner
   let failures = 0;
   let batch = BATCH_MAX;
   let isQueueing = false;
-  /** Contents of which something is on its way. */
+  /** Contents of which something is on its way, or may be. */
   let flying: string[] = [];
   let wake = () => {};
 
@@ -142,14 +142,17 @@ export function openOutbox(api: string, who: string, named: string | null, owner
         const due = all.filter(([, { next }]) => next <= Date.now()).slice(0, batch);
         flying = due.map(([content]) => content);
         await post(due);
-        flying = [];
+        if (!isUnreached) flying = [];
       }
     }
   };
-  /** The page may end at any moment: what waits for its turn goes now, unless it could overtake what is on its way. */
+  /**
+   * The page may end at any moment: what waits for its turn goes now, unless it could overtake what is on its way. When a page
+   * is left, what is on its way fails there, and arrives all the same.
+   */
   const flush = () => {
     const waiting = unsent().filter(([content, { next }]) => next <= Date.now() && !flying.includes(content));
-    if (waiting.length && !left()) void post(waiting.slice(0, BATCH_MAX));
+    if (waiting.length && (isUnreached || !left())) void post(waiting.slice(0, BATCH_MAX));
   };
 
   const post = async (due: [string, Intent][]) => {
@@ -214,7 +217,6 @@ export function openOutbox(api: string, who: string, named: string | null, owner
   // Without locks whoever had an intent sends it.
   addEventListener("storage", ({ key, newValue }) => key && learn(key, newValue) && navigator.locks && send(), { signal });
   addEventListener("online", () => isUnreached && rest(0), { signal });
-  addEventListener("pagehide", flush, { signal });
   document.addEventListener("visibilitychange", () => document.hidden && flush(), { signal });
   for (const key of keys()) {
     if (key.startsWith(prefix) && !learn(key, recall(key))) forget(key);

@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { button, picture, shows, until, withServer } from "./rig.js";
+import { button, picture, shows, until, violations, withServer } from "./rig.js";
 
 const value = (page, title) => page.locator("figure", { hasText: title }).locator(".value").textContent();
 
@@ -26,6 +26,7 @@ test("it shows what the server does, and needs nothing else", () => withServer({
   await page.getByRole("cell", { name: "Dead letters" }).waitFor();
   await until("two looks more", async () => (await page.locator("polyline").first().getAttribute("points")).split(" ").length > 4);
   await picture(page, "console");
+  assert.deepEqual((await violations(page)).found, []);
   console.log(`until counts show it: p50 ${await value(page, "p50")}, p99 ${await value(page, "p99")} (oldest of each commit)`);
   await server.stop("SIGKILL");
   await page.getByText("cannot be reached").waitFor();

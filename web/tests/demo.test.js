@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { button, picture, shown, shows, until, withServer } from "./rig.js";
+import { button, picture, shown, shows, until, violations, withServer } from "./rig.js";
 
 test("from the start of the server to a page that moves", () => withServer({ context: { viewport: { width: 1000, height: 800 } } }, async ({ server, open }) => {
   const page = await open("/");
@@ -19,6 +19,7 @@ test("from the start of the server to a page that moves", () => withServer({ con
   await until("the next thousand", async () => (await server.likes("post:1")).count > before[1] + 1000);
   console.log(`half of the crowd likes one post: ${Math.round(((await server.likes("post:1")).count - before[1]) / ((Date.now() - before[0]) / 1000))} a second`);
   await picture(page, "demo");
+  assert.deepEqual((await violations(page)).found, []);
   await page.getByRole("button", { name: "Make it busy" }).click();
   await until("the crowd to leave", async () => (await server.json("/demo/state")).busySeconds === 0);
 }));
