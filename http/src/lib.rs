@@ -19,6 +19,7 @@ mod pulse;
 mod routes;
 mod server;
 mod signatures;
+mod tag;
 mod tls;
 mod tokens;
 mod unread;
@@ -36,6 +37,7 @@ pub use prefer::wait_preference;
 pub use problem::{Fault, KINDS, Kind, Outcome, Problem, whole_seconds};
 pub use routes::{Health, HealthApi, Routes, health_routes};
 pub use server::{Edge, Server, retry_after, trace_parent};
+pub use tag::client_has;
 pub use tls::Certificate;
 pub use tokens::{TokenKeys, TokenRules, sign_token};
 

@@ -57,24 +57,18 @@ impl Console {
         }
         let newest = events.len().saturating_sub(EVENTS);
         let event = |(partition, record): &(Partition, LogRecord)| {
+            let mut event =
+                json!({ "partition": partition.get(), "offset": record.offset.get(), "at": record.timestamp });
             let decoded =
                 LikeToggled::decode(*partition, count, record.key.as_deref(), record.value.as_deref(), &record.headers);
-            let place = json!({ "partition": partition.get(), "offset": record.offset.get(), "at": record.timestamp });
-            (place, decoded.ok())
+            if let Ok(like) = decoded {
+                event["user"] = json!(like.user_id);
+                event["content"] = json!(like.content().to_string());
+                event["liked"] = json!(like.liked);
+            }
+            event
         };
-        let events: Vec<Value> = events[newest..]
-            .iter()
-            .rev()
-            .map(event)
-            .map(|(mut place, like)| {
-                if let Some(like) = like {
-                    place["user"] = json!(like.user_id);
-                    place["content"] = json!(like.content().to_string());
-                    place["liked"] = json!(like.liked);
-                }
-                place
-            })
-            .collect();
+        let events: Vec<Value> = events[newest..].iter().rev().map(event).collect();
         let hottest = self.queries.iter().flat_map(|queries| queries.hottest()).take(HOTTEST);
         let hottest: Vec<Value> =
             hottest.map(|(content, gained)| json!({ "content": content.to_string(), "gained": gained })).collect();

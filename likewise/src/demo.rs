@@ -129,22 +129,16 @@ pub(crate) fn routes(routes: &mut Routes, crowd: Option<&Arc<Crowd>>, is_open: b
         async move { answer }
     });
     // No GET or POST: a page of another site could send those without being asked.
-    let known = crowd.cloned();
-    routes.add(Method::PUT, "/demo/busy", move || {
-        let crowd = known.clone();
-        async move {
-            let crowd = crowd.ok_or(Problem::from(&Kind::NOT_FOUND))?;
-            crowd.come();
-            Ok::<_, Problem>(state(Some(crowd)))
-        }
-    });
-    let known = crowd.cloned();
-    routes.add(Method::DELETE, "/demo/busy", move || {
-        let crowd = known.clone();
-        async move {
-            let crowd = crowd.ok_or(Problem::from(&Kind::NOT_FOUND))?;
-            crowd.leave();
-            Ok::<_, Problem>(state(Some(crowd)))
-        }
-    });
+    let mut on = |method: Method, change: fn(&Arc<Crowd>)| {
+        let known = crowd.cloned();
+        routes.add(method, "/demo/busy", move || {
+            let answer = known.clone().ok_or(Problem::from(&Kind::NOT_FOUND)).map(|crowd| {
+                change(&crowd);
+                state(Some(crowd))
+            });
+            async move { answer }
+        });
+    };
+    on(Method::PUT, Crowd::come);
+    on(Method::DELETE, |crowd| crowd.leave());
 }

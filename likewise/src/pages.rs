@@ -6,12 +6,12 @@ use actix_web::{
     HttpRequest, HttpResponse,
     http::{
         Method,
-        header::{self, ETag, EntityTag, Header, IfNoneMatch},
+        header::{self, AcceptEncoding, ETag, Encoding, EntityTag, Header},
     },
-    web,
+    web::{self, Bytes},
 };
 use flate2::{Compression, write::GzEncoder};
-use likewise_http::{Kind, Problem, Routes};
+use likewise_http::{Kind, Problem, Routes, client_has};
 use likewise_schema::hex;
 use sha2::{Digest, Sha256};
 
@@ -29,7 +29,7 @@ const VERSION_DIGITS: usize = 16;
 struct File {
     content_type: &'static str,
     text: &'static str,
-    gzipped: Vec<u8>,
+    gzipped: Bytes,
     hash: String,
 }
 
@@ -38,27 +38,25 @@ impl File {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
         // A vector takes all that is written to it.
         let gzipped = encoder.write_all(text.as_bytes()).and_then(|()| encoder.finish()).unwrap_or_default();
-        Self { content_type, text, gzipped, hash: hex(&Sha256::digest(text.as_bytes()))[..VERSION_DIGITS].to_owned() }
+        Self {
+            content_type,
+            text,
+            gzipped: gzipped.into(),
+            hash: hex(&Sha256::digest(text.as_bytes()))[..VERSION_DIGITS].to_owned(),
+        }
     }
 
     /// The answer to `request`; `lifetime` is its `Cache-Control`.
     fn answer(&self, request: &HttpRequest, lifetime: &'static str) -> HttpResponse {
-        let tag = EntityTag::new_weak(self.hash.clone());
-        let known = IfNoneMatch::parse(request).ok();
-        let is_known = request.headers().contains_key(header::IF_NONE_MATCH)
-            && known.is_some_and(|sent| match sent {
-                IfNoneMatch::Any => true,
-                IfNoneMatch::Items(tags) => tags.iter().any(|sent| sent.weak_eq(&tag)),
-            });
+        let is_known = client_has(request, &self.hash);
         let mut response = if is_known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
         response
             .content_type(self.content_type)
-            .insert_header(ETag(tag))
+            .insert_header(ETag(EntityTag::new_weak(self.hash.clone())))
             .insert_header((header::CACHE_CONTROL, lifetime))
             .insert_header((header::VARY, "Accept-Encoding"));
-        let accepts = request.headers().get(header::ACCEPT_ENCODING).and_then(|value| value.to_str().ok());
-        let takes_gzip = accepts.is_some_and(|accepts| {
-            accepts.split(',').any(|coding| coding.split(';').next().is_some_and(|name| name.trim() == "gzip"))
+        let takes_gzip = AcceptEncoding::parse(request).is_ok_and(|accepted| {
+            accepted.negotiate([Encoding::gzip(), Encoding::identity()].iter()) == Some(Encoding::gzip())
         });
         if is_known {
             response.finish()

@@ -2,12 +2,8 @@
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use actix_web::{
-    HttpRequest, HttpResponse, HttpResponseBuilder,
-    http::header::{self, Header, IfNoneMatch},
-    web,
-};
-use likewise_http::{Caller, Params, Problem};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, http::header, web};
+use likewise_http::{Caller, Params, Problem, client_has};
 use likewise_schema::{Content, ContentId, ContentType, Position, UserId};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -69,12 +65,7 @@ fn begin(request: &HttpRequest, viewer: Option<UserId>, items: &[Item]) -> (Http
     let mut hasher = DefaultHasher::new();
     items.iter().for_each(|item| (item.content, item.count).hash(&mut hasher));
     let tag = format!("{:016x}", hasher.finish());
-    let has_it = |sent: IfNoneMatch| match sent {
-        IfNoneMatch::Any => true,
-        IfNoneMatch::Items(tags) => tags.iter().any(|known| known.tag() == tag),
-    };
-    let is_sent = request.headers().contains_key(header::IF_NONE_MATCH);
-    let is_known = is_sent && IfNoneMatch::parse(request).is_ok_and(has_it);
+    let is_known = client_has(request, &tag);
     if is_known {
         response = HttpResponse::NotModified();
     }

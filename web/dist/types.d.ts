@@ -15,7 +15,7 @@ export interface Intent {
     /** The requestId: a UUID, version 7. Every repeat keeps it. */
     id: string;
     liked: boolean;
-    /** When it was had, in milliseconds of this browser's clock. */
+    /** When it was had, or given up, in milliseconds of this browser's clock. */
     at: number;
     /** How often it was sent in vain. */
     tries: number;

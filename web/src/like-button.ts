@@ -67,6 +67,7 @@ export class LikeButton extends HTMLElement {
   isVisible = false;
   /** What was said before it was known of which server. */
   #later: ((hub: Hub) => void) | undefined;
+
   connectedCallback(): void {
     if (!this.#parts) {
       this.#parts = build(this);
