@@ -11,12 +11,17 @@ use std::{
 };
 
 use clap::{Args, Subcommand, ValueEnum};
-use likewise_schema::{Content, LikeToggled, Timestamp, UserId};
+use likewise_analyst::{
+    range::{Edge, Range},
+    reader::Pace,
+    stream::Stream,
+};
+use likewise_schema::{Content, Timestamp, UserId};
 use likewise_storage::Clock;
 use serde::Serialize;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::{Failure, config::Settings, merge::Merge, replay::progress_bar, wiring};
+use crate::{Failure, config::Settings, reading, wiring};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -145,15 +150,13 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
 /// The likes since a time.
 async fn read(settings: &Settings, from: Timestamp) -> Result<Vec<Like>, Failure> {
     let log = wiring::readable_log(&settings.log).await?;
-    let count = log.partitions();
-    let mut merge = Merge::since(&log, count.all(), from).await?;
-    let bar = progress_bar(merge.remaining());
+    let range = Range { from: Some(Edge::Time(from)), ..Range::default() };
+    let mut stream = Stream::new(&log, range, &Pace::new(0)).await?;
+    let bar = reading::progress_bar(stream.remaining());
     let mut likes = Vec::new();
-    while let Some((partition, record)) = merge.next().await? {
-        bar.inc(1);
-        let event =
-            LikeToggled::decode(partition, count, record.key.as_deref(), record.value.as_deref(), &record.headers);
-        if let Ok(event) = event
+    while let Some(entry) = stream.next().await? {
+        bar.set_position(stream.read());
+        if let Ok(event) = entry.event
             && event.liked
             && event.received_at >= from
         {

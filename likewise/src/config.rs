@@ -347,7 +347,7 @@ fn source(metadata: &Metadata) -> String {
 fn check(raw: Raw) -> Result<Settings, Failure> {
     let address = |key: &str, text: &str| {
         text.parse::<SocketAddr>().map_err(|_| {
-            Failure(format!("{key} must be an address such as 127.0.0.1:8080, with a port, 0 to pick one"))
+            Failure::from(format!("{key} must be an address such as 127.0.0.1:8080, with a port, 0 to pick one"))
         })
     };
     let listen = address("listen", &raw.listen)?;
@@ -376,7 +376,7 @@ fn check(raw: Raw) -> Result<Settings, Failure> {
     }
     let embedded = |file: &str| format!("sqlite://{}", data_dir.join(file).display());
     let partitions = raw.partitions.map(PartitionCount::new).transpose();
-    let partitions = partitions.map_err(|invalid| Failure(format!("partitions {}", invalid.detail())))?;
+    let partitions = partitions.map_err(|invalid| Failure::from(format!("partitions {}", invalid.detail())))?;
     let is_name = |name: &String| {
         (1..=100).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
     };

@@ -6,13 +6,16 @@ use std::{
 };
 
 use actix_web::{HttpResponse, http::Method};
+use likewise_analyst::{
+    Error,
+    range::Range,
+    reader::Pace,
+    stream::{Entry, Stream},
+};
 use likewise_http::{Kind, Problem, Routes};
-use likewise_schema::{LikeToggled, Partition};
-use likewise_storage::{EventLog, StoreError, log::LogRecord};
+use likewise_storage::EventLog;
 use serde_json::{Value, json};
 use tokio::{sync::Mutex, time::timeout};
-
-use crate::merge::Merge;
 
 /// Looked at no more often, however many look.
 const FRESH: Duration = Duration::from_secs(1);
@@ -36,7 +39,7 @@ impl Console {
         Arc::new(Self { log: Arc::clone(log), queries, seen: Mutex::new(None) })
     }
 
-    async fn state(&self) -> Result<Value, StoreError> {
+    async fn state(&self) -> Result<Value, Error> {
         let mut seen = self.seen.lock().await;
         if let Some((at, state)) = &*seen
             && at.elapsed() < FRESH
@@ -48,27 +51,25 @@ impl Console {
         Ok(state)
     }
 
-    async fn look(&self) -> Result<Value, StoreError> {
-        let count = self.log.partitions();
-        let mut merge = Merge::new(&self.log, count.all(), Some(EVENTS as u64)).await?;
-        let mut events = Vec::new();
-        while let Some(found) = merge.next().await? {
-            events.push(found);
+    async fn look(&self) -> Result<Value, Error> {
+        let mut stream = Stream::new(&self.log, Range::default(), &Pace::new(0)).await?;
+        stream.skip_to_last(EVENTS as u64);
+        let mut entries = Vec::new();
+        while let Some(entry) = stream.next().await? {
+            entries.push(entry);
         }
-        let newest = events.len().saturating_sub(EVENTS);
-        let event = |(partition, record): &(Partition, LogRecord)| {
-            let mut event =
+        let newest = entries.len().saturating_sub(EVENTS);
+        let event = |Entry { partition, record, event }: &Entry| {
+            let mut shown =
                 json!({ "partition": partition.get(), "offset": record.offset.get(), "at": record.timestamp });
-            let decoded =
-                LikeToggled::decode(*partition, count, record.key.as_deref(), record.value.as_deref(), &record.headers);
-            if let Ok(like) = decoded {
-                event["user"] = json!(like.user_id);
-                event["content"] = json!(like.content().to_string());
-                event["liked"] = json!(like.liked);
+            if let Ok(like) = event {
+                shown["user"] = json!(like.user_id);
+                shown["content"] = json!(like.content().to_string());
+                shown["liked"] = json!(like.liked);
             }
-            event
+            shown
         };
-        let events: Vec<Value> = events[newest..].iter().rev().map(event).collect();
+        let events: Vec<Value> = entries[newest..].iter().rev().map(event).collect();
         let hottest = self.queries.iter().flat_map(|queries| queries.hottest()).take(HOTTEST);
         let hottest: Vec<Value> =
             hottest.map(|(content, gained)| json!({ "content": content.to_string(), "gained": gained })).collect();

@@ -9,7 +9,9 @@ use likewise_storage::{
     log::{DeadLetter, LogRecord, NewRecord},
 };
 
-use crate::{Failure, config::Settings, merge::Line, wiring};
+use likewise_analyst::line::RawLine;
+
+use crate::{Failure, config::Settings, wiring};
 
 /// Letters read at once.
 const PAGE: usize = 1000;
@@ -89,7 +91,7 @@ async fn show(log: &Arc<dyn EventLog>, number: u64) -> Result<(), Failure> {
         found("__dlq.errors.offset").and_then(|offset| likewise_schema::Offset::new(offset).ok()).unwrap_or_default();
     let partition = partition.ok_or("the letter does not say where it was found")?;
     let record = LogRecord { offset, timestamp, key, value, headers };
-    println!("{}", serde_json::to_string(&Line::of(partition, &record))?);
+    println!("{}", serde_json::to_string(&RawLine::of(partition, &record))?);
     Ok(())
 }
 

@@ -11,20 +11,25 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 mod abuse;
 mod config;
 mod console;
+mod count_at;
 mod dead_letters;
 mod demo;
 mod digest;
+mod export;
+mod history;
 mod key;
-mod merge;
 mod migrate;
 mod pages;
 mod private;
+mod reading;
 mod replay;
 mod security;
 mod serve;
 mod tail;
 mod token;
+mod top;
 mod topic;
+mod verify;
 mod wiring;
 
 use std::{process::ExitCode, time::Duration};
@@ -71,21 +76,38 @@ enum Command {
     Token(token::Options),
     /// Print the effective settings, and where each comes from.
     Config,
-    /// Print the last events of the log; with --follow, also those to come.
     Tail(tail::Options),
-    /// Copy all events, as they are, into a file of JSON Lines or into an empty log.
     Replay(replay::Options),
-    /// Print the SHA-256 of the projected rows: equal logs have equal digests.
+    Export(export::Options),
+    CountAt(count_at::Options),
+    History(history::Options),
+    Top(top::Options),
+    Verify(verify::Options),
     Digest(digest::Options),
 }
 
-/// Why a command ended early, in one sentence for the person who ran it.
+/// Why a command did not end well, in one sentence for the person who ran it.
 #[derive(Debug)]
-pub(crate) struct Failure(String);
+pub(crate) struct Failure {
+    sentence: String,
+    code: u8,
+}
+
+/// The exit code of a command that could not do what it was asked to. A wrong command line is 2, which clap says.
+const FAILED: u8 = 1;
+/// The exit code of a check that was done, and found differences.
+const DIFFERENT: u8 = 3;
+
+impl Failure {
+    /// What was compared differs.
+    pub(crate) fn different(sentence: String) -> Self {
+        Self { sentence, code: DIFFERENT }
+    }
+}
 
 impl<E: std::fmt::Display> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self(error.to_string())
+        Self { sentence: error.to_string(), code: FAILED }
     }
 }
 
@@ -96,9 +118,9 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(Failure(sentence)) => {
+        Err(Failure { sentence, code }) => {
             eprintln!("likewise: {sentence}");
-            ExitCode::FAILURE
+            ExitCode::from(code)
         }
     }
 }
@@ -120,6 +142,11 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Config => loaded.print(),
         Command::Tail(options) => runtime.block_on(tail::run(&loaded.settings, &options)),
         Command::Replay(options) => runtime.block_on(replay::run(&loaded.settings, &options)),
+        Command::Export(options) => runtime.block_on(export::run(&loaded.settings, &options)),
+        Command::CountAt(options) => runtime.block_on(count_at::run(&loaded.settings, &options)),
+        Command::History(options) => runtime.block_on(history::run(&loaded.settings, &options)),
+        Command::Top(options) => runtime.block_on(top::run(&loaded.settings, &options)),
+        Command::Verify(options) => runtime.block_on(verify::run(&loaded.settings, &options)),
         Command::Digest(options) => runtime.block_on(digest::run(&loaded.settings, &options)),
     };
     // What still blocks a thread then, such as leaving a group whose broker is silent, is left to end with the process.

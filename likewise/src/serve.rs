@@ -344,7 +344,7 @@ fn admin_routes(routes: &mut Routes, health: &Health, metrics: &PrometheusHandle
 /// written when the guard is dropped.
 fn start_logging(settings: &Settings) -> Result<WorkerGuard, Failure> {
     let filter = EnvFilter::try_new(&settings.log_level);
-    let filter = filter.map_err(|_| Failure("log_level is not a filter such as info".into()))?;
+    let filter = filter.map_err(|_| Failure::from("log_level is not a filter such as info"))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
     let (writer, guard) = tracing_appender::non_blocking(std::io::stderr());
     let logger = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(writer);

@@ -150,8 +150,8 @@ fn one_service_owns_a_data_directory_and_reading_commands_open_beside_it() {
     follow.kill().unwrap();
     follow.wait().unwrap();
     let record: Value = serde_json::from_str(&line).unwrap();
-    assert_eq!(record["value"]["requestId"], record["key"]);
-    assert!(record["headers"].as_array().unwrap().contains(&json!(["ce_type", "LikeToggled.v1"])));
+    assert_eq!(record["data"]["requestId"], record["id"]);
+    assert_eq!((&record["type"], &record["specversion"]), (&json!("LikeToggled.v1"), &json!("1.0")), "{record}");
 }
 
 #[test]
@@ -296,8 +296,7 @@ fn a_full_disk_is_an_error_never_an_acknowledgement_and_space_heals_it() {
     });
     wait_until("the service to be ready", Duration::from_secs(30), || service.get("/readyz").status == 200);
     let lines = String::from_utf8(settings.output(&["tail", "--lines", "all", "--json"]).stdout).unwrap();
-    let ids =
-        lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["key"].as_str().unwrap().to_owned());
+    let ids = lines.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["id"].as_str().unwrap().to_owned());
     let in_log: BTreeSet<String> = ids.collect();
     println!("{} acknowledged, {refused} refused", acknowledged.len());
     assert!(acknowledged.is_subset(&in_log), "every acknowledged like is in the log");

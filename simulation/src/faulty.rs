@@ -6,14 +6,17 @@ use async_trait::async_trait;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, PartitionCount, Position, UserId};
 use likewise_storage::{
     CounterStore, EventLog, RecordStore, RequestStore, StoreError,
-    counters::{Answer, Ask, Changes, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer},
+    counters::{
+        Answer, Ask, Cached, Changes, Fill, Lease, LeaseKey, News, Outcome, Progress, Publish, Scope, Version, Writer,
+    },
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Snapshot,
+        Owner, Scan, Snapshot,
     },
     requests::{Admitted, Charge, Intent, RequestKey},
 };
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use crate::world::Process;
@@ -156,8 +159,8 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         through!(self, inner => inner.gains(slot, limit))
     }
 
-    async fn scan(&self, rows: tokio::sync::mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
-        through!(self, inner => inner.scan(rows))
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
+        through!(self, inner => inner.scan(scan))
     }
 }
 
@@ -201,6 +204,10 @@ impl<T: CounterStore + ?Sized> CounterStore for Faulty<T> {
 
     fn changes(&self) -> Changes {
         self.inner.changes()
+    }
+
+    async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError> {
+        through!(self, inner => inner.entries(out))
     }
 }
 

@@ -8,11 +8,10 @@ use likewise_storage::{
     RecordStore, StoreError,
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Snapshot, check_owner, keep_of_each_type,
+        Owner, Scan, Snapshot, check_owner, keep_of_each_type,
     },
 };
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 
 const STORE: &str = "the simulated records";
 
@@ -209,12 +208,12 @@ impl RecordStore for SimRecords {
         Ok(gains)
     }
 
-    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
         let (all, checkpoints) = {
             let tables = self.0.lock();
             (tables.rows.values().cloned().collect(), tables.checkpoints.values().cloned().collect())
         };
-        let _nobody_takes_them = rows.send(all).await;
+        let _nobody_takes_them = scan.rows.send(all).await;
         Ok(checkpoints)
     }
 }

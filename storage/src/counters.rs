@@ -16,7 +16,7 @@ use std::{
 
 use async_trait::async_trait;
 use likewise_schema::{Content, Offset, Partition, Timestamp, UserId};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, mpsc};
 
 pub use self::memory::{CountersCopy, MemoryCounters};
 #[cfg(feature = "servers")]
@@ -342,4 +342,18 @@ pub trait CounterStore: Send + Sync + 'static {
 
     /// What publishes change from now on, of all scopes.
     fn changes(&self) -> Changes;
+
+    /// Sends every entry that lives, of all scopes, in chunks. For those who check; it takes its time.
+    async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError>;
+}
+
+/// An entry, as it is found by somebody who looks at all of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Cached {
+    /// A count.
+    Count(Scope, Content, CachedCount),
+    /// A user's like of a content.
+    Status(Scope, UserId, Content, Status),
+    /// A key of a scope whose value nobody writes; the key.
+    Damaged(Scope, String),
 }

@@ -384,9 +384,9 @@ pub trait RecordStore: Send + Sync + 'static {
     /// those that gained most first. Takes its time.
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError>;
 
-    /// Sends all rows in chunks, sorted by (type, content, user), as one snapshot shows them (one of each server, where
-    /// there are several), and returns the checkpoints of that snapshot. Ends early when nobody takes them.
-    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError>;
+    /// Sends everything in chunks, as one snapshot shows it (one of each server, where there are several), and returns the
+    /// checkpoints of that snapshot. Ends early when nobody takes the rows.
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError>;
 
     /// The SHA-256 over all rows (see [`DigestBuilder`]) and their number, with all checkpoints.
     async fn digest(&self) -> Result<Snapshot<Digest>, StoreError> {
@@ -398,9 +398,48 @@ pub trait RecordStore: Send + Sync + 'static {
             }
             builder.finish()
         };
-        let (checkpoints, value) = tokio::join!(self.scan(sender), build);
+        let (checkpoints, value) = tokio::join!(self.scan(Scan::of_rows(sender)), build);
         Ok(Snapshot { value, checkpoints: checkpoints? })
     }
+}
+
+/// Whom a scan sends what to.
+#[derive(Clone, Debug)]
+pub struct Scan {
+    /// Rows, sorted by (type, content, user).
+    pub rows: mpsc::Sender<Vec<LikeRecord>>,
+    /// What is kept beside them, in any order, after the rows. None: it is left out, and a row that cannot be read is an
+    /// error.
+    pub beside: Option<mpsc::Sender<Vec<Beside>>>,
+}
+
+impl Scan {
+    /// Of the rows alone.
+    pub fn of_rows(rows: mpsc::Sender<Vec<LikeRecord>>) -> Self {
+        Self { rows, beside: None }
+    }
+}
+
+/// What a store keeps beside rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beside {
+    /// A content's count.
+    Count(KeptCount),
+    /// A part of a bucket; its parts add up.
+    Bucket(BucketDelta),
+    /// Something that no owner writes, in words.
+    Damaged(String),
+}
+
+/// A content's count as it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeptCount {
+    /// Its active rows, and its version.
+    pub count: Count,
+    /// Where its events are.
+    pub partition: Partition,
+    /// Offset of its first accepted event.
+    pub first_position: Offset,
 }
 
 /// Chunks of a scan that may wait for whoever takes them.

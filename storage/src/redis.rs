@@ -1,7 +1,7 @@
 //! What the Redis adapters share: a server or a cluster behind one type, with bounded waits.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fmt, fs,
     sync::{
         Arc,
@@ -19,7 +19,10 @@ use redis::{
     aio::{ConnectionLike, ConnectionManager, ConnectionManagerConfig, PubSubSink, PubSubStream},
     cluster::ClusterClient,
     cluster_async::ClusterConnection,
+    cluster_routing::{RoutingInfo, SingleNodeRoutingInfo},
 };
+
+use tokio::sync::mpsc;
 
 use crate::{
     StoreError,
@@ -47,6 +50,8 @@ impl Default for RedisTimeouts {
     }
 }
 
+/// Keys that are looked at in one call when all are listed.
+const SCAN_KEYS: u32 = 1000;
 /// Calls in a row without an answer in time after which a connection counts as dead.
 const SILENT_MAX: u32 = 20;
 /// Where Redis does not answer, requests do not wait for it, and one in ten a second looks whether it does again.
@@ -263,6 +268,51 @@ impl Connection {
 
     pub(crate) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
         self.within(async |made| command.query_async(made).await).await
+    }
+
+    /// Sends every key that matches a pattern, of all nodes, in chunks; a key can come twice.
+    pub(crate) async fn keys(&self, pattern: &str, out: &mpsc::Sender<Vec<String>>) -> Result<(), StoreError> {
+        for node in self.nodes().await? {
+            let mut cursor = 0;
+            loop {
+                let mut scan = redis::cmd("SCAN");
+                scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(SCAN_KEYS);
+                let page = self.within(async |made| match (made, &node) {
+                    (Made::Cluster(cluster), Some(node)) => {
+                        cluster.route_command(scan, RoutingInfo::SingleNode(node.clone())).await
+                    }
+                    (made, _) => scan.query_async(made).await,
+                });
+                let (next, keys): (u64, Vec<String>) = redis::from_redis_value(page.await?)
+                    .map_err(|_| StoreError::unavailable(self.store, "it lists keys in a way that is not known"))?;
+                if out.send(keys).await.is_err() {
+                    return Ok(());
+                }
+                cursor = next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The nodes that hold slots; of a single server none has a name.
+    async fn nodes(&self) -> Result<Vec<Option<SingleNodeRoutingInfo>>, StoreError> {
+        if !self.address.is_cluster() {
+            return Ok(vec![None]);
+        }
+        // Each entry: first slot, last slot, then the nodes that have them, the primary first.
+        let slots: Vec<Vec<Value>> = self.command(redis::cmd("CLUSTER").arg("SLOTS")).await?;
+        let primary = |slots: &Vec<Value>| {
+            let node: Vec<Value> = redis::from_redis_value(slots.get(2)?.clone()).ok()?;
+            let host = redis::from_redis_value(node.first()?.clone()).ok()?;
+            Some((host, redis::from_redis_value::<u16>(node.get(1)?.clone()).ok()?))
+        };
+        let nodes: Option<BTreeSet<(String, u16)>> = slots.iter().map(primary).collect();
+        let nodes = nodes
+            .ok_or_else(|| StoreError::unavailable(self.store, "it names its nodes in a way that is not known"))?;
+        Ok(nodes.into_iter().map(|(host, port)| Some(SingleNodeRoutingInfo::ByAddress { host, port })).collect())
     }
 
     pub(crate) async fn pipeline<T: FromRedisValue>(&self, pipeline: &Pipeline) -> Result<T, StoreError> {

@@ -111,9 +111,8 @@ export class Server {
 
   /** All events of a content, in order. */
   events(content) {
-    const lines = this.command("tail", "--json", "--lines", "all").split("\n").filter(Boolean);
-    const events = lines.map((line) => JSON.parse(line).value);
-    return events.filter((event) => `${event.contentType}:${event.contentId}` === content);
+    const lines = this.command("tail", "--json", "--lines", "all", "--content", content).split("\n").filter(Boolean);
+    return lines.map((line) => JSON.parse(line).data);
   }
 
   /** Runs the program with this server's data and settings. */

@@ -13,13 +13,13 @@ use likewise_schema::{Content, Offset, UserId};
 use lru::LruCache;
 use parking_lot::{Mutex, RwLock};
 use tokio::{
-    sync::Notify,
+    sync::{Notify, mpsc},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    Answer, Ask, CachedCount, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey, LeaseToken, News,
-    Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
+    Answer, Ask, Cached, CachedCount, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey, LeaseToken,
+    News, Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
 };
 use crate::{
     Clock, StoreError,
@@ -84,6 +84,22 @@ impl Entries {
             leases: LruCache::new(size(LEASES_MAX)),
             moved: Arc::default(),
         }
+    }
+
+    /// Entries that live and are not below the floor.
+    fn living(&self, scope: Scope, now: i64) -> Vec<Cached> {
+        let floor = self.progress.map_or(Version::MAX, |progress| progress.floor);
+        let counts = self.counts.iter().filter_map(|(content, living)| {
+            let count = *living.at(now).filter(|count| count.version >= floor)?;
+            Some(Cached::Count(scope, *content, count))
+        });
+        let users = self.users.iter().filter_map(|(user, living)| Some((user, living.at(now)?)));
+        let statuses = users.flat_map(|(user, statuses)| {
+            let is_known = move |(_, status): &(&Content, &Status)| status.version >= floor;
+            let known = statuses.iter().filter(is_known);
+            known.map(move |(content, status)| Cached::Status(scope, *user, *content, *status))
+        });
+        counts.chain(statuses).collect()
     }
 
     fn move_to(&mut self, progress: Progress) {
@@ -333,5 +349,17 @@ impl CounterStore for MemoryCounters {
 
     fn changes(&self) -> Changes {
         self.hints.changes()
+    }
+
+    async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError> {
+        let scopes: Vec<Scope> = self.scopes.read().keys().copied().collect();
+        for scope in scopes {
+            let Some(entries) = self.scopes.read().get(&scope).cloned() else { continue };
+            let found = entries.lock().living(scope, self.clock.micros());
+            if out.send(found).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
     }
 }

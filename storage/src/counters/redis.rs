@@ -4,7 +4,7 @@
 //! in Lua, exact up to 2^53.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, hash_map::Entry},
     fmt::{self, Write},
     sync::{
         Arc,
@@ -14,18 +14,18 @@ use std::{
 };
 
 use async_trait::async_trait;
-use futures::future::try_join_all;
-use likewise_schema::{Content, Offset, Position, Timestamp, UserId, lua};
+use futures::{StreamExt, TryStreamExt, future::try_join_all};
+use likewise_schema::{Content, Offset, Partition, PartitionCount, Position, Timestamp, UserId, lua};
 use parking_lot::Mutex;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
 use tokio::{
-    sync::watch,
+    sync::{mpsc, watch},
     time::{Instant, timeout_at},
 };
 
 use super::{
-    Answer, Ask, CachedCount, Change, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey, LeaseToken,
-    News, Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
+    Answer, Ask, Cached, CachedCount, Change, Changes, CounterStore, Fill, Hints, LEASE_LIFE, Lease, LeaseKey,
+    LeaseToken, News, Outcome, Progress, Publish, REPUBLISH_EVENTS_MAX, STATUSES_LIFE, Scope, Status, Version, Writer,
 };
 use crate::{
     StoreError,
@@ -258,6 +258,14 @@ fn outcome(done: i64) -> Outcome {
 }
 
 impl Inner {
+    /// All fields of a key; none where it is no hash.
+    async fn fields(&self, key: &str) -> Result<Option<HashMap<String, String>>, StoreError> {
+        let mut pipeline = Pipeline::new();
+        pipeline.ignore_errors().cmd("HGETALL").arg(key);
+        let mut values: Vec<RedisResult<Value>> = self.owners.pipeline(&pipeline).await?;
+        Ok(values.pop().and_then(Result::ok).and_then(|fields| from_redis_value(fields).ok()))
+    }
+
     async fn progress(&self, scope: Scope) -> Result<Option<Progress>, StoreError> {
         // In a pipeline a key of a wrong type is an answer, not a failure of the server.
         let mut pipeline = Pipeline::new();
@@ -448,5 +456,98 @@ impl CounterStore for RedisCounters {
             tokio::spawn(Arc::clone(&self.inner).listen());
         }
         changes
+    }
+
+    async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError> {
+        let (found, mut keys) = mpsc::channel(4);
+        let list = async {
+            let listed = self.inner.owners.keys("like:*", &found).await;
+            drop(found);
+            listed
+        };
+        let read = async {
+            let mut floors: HashMap<Scope, Version> = HashMap::new();
+            while let Some(keys) = keys.recv().await {
+                let places: Vec<Place> = keys.iter().filter_map(|key| Place::parse(key)).collect();
+                for scope in places.iter().map(|place| place.scope) {
+                    if let Entry::Vacant(unknown) = floors.entry(scope) {
+                        // Entries without progress have no claim, and are not given to anybody.
+                        unknown.insert(self.inner.progress(scope).await?.map_or(Version::MAX, |known| known.floor));
+                    }
+                }
+                let keys: Vec<String> = places.iter().map(|place| place.key.clone()).collect();
+                let fields = |key: String| {
+                    let inner = Arc::clone(&self.inner);
+                    async move { inner.fields(&key).await }
+                };
+                let values = futures::stream::iter(keys).map(fields).buffered(ENTRIES_AT_ONCE);
+                let values: Vec<_> = values.try_collect().await?;
+                let entries =
+                    places.iter().zip(values).flat_map(|(place, fields)| place.entries(fields, floors[&place.scope]));
+                if out.send(entries.collect()).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        };
+        tokio::try_join!(list, read).map(drop)
+    }
+}
+
+/// Entries that are read at once when all are looked at.
+const ENTRIES_AT_ONCE: usize = 64;
+
+/// A key of a scope, taken apart.
+struct Place {
+    key: String,
+    scope: Scope,
+    what: What,
+}
+
+enum What {
+    Count(Content),
+    Statuses(UserId),
+}
+
+impl Place {
+    /// None for a key that is no entry of a scope.
+    fn parse(key: &str) -> Option<Self> {
+        let (kind, rest) = key.strip_prefix("like:")?.split_once(":{")?;
+        let (tag, rest) = rest.split_once("}:")?;
+        let (generation, partition) = tag.split_once('.')?;
+        let generation = Generation(u32::from_str_radix(generation, 16).ok()?);
+        let most = PartitionCount::new(4096).ok()?;
+        let scope = Scope { generation, partition: Partition::new(partition.parse().ok()?, most).ok()? };
+        let what = match kind {
+            "count" => What::Count(rest.parse().ok()?),
+            "user" => What::Statuses(rest.parse().ok()?),
+            _ => return None,
+        };
+        Some(Self { key: key.to_owned(), scope, what })
+    }
+
+    /// What its fields say; nothing where the key has gone meanwhile.
+    fn entries(&self, fields: Option<HashMap<String, String>>, floor: Version) -> Vec<Cached> {
+        let damaged = || vec![Cached::Damaged(self.scope, self.key.clone())];
+        let Some(fields) = fields else { return damaged() };
+        if fields.is_empty() {
+            return Vec::new();
+        }
+        let entries: Option<Vec<(Version, Cached)>> = match self.what {
+            What::Count(content) => {
+                let number = |name: &str| fields.get(name)?.parse::<i64>().ok();
+                let cached = || Some(CachedCount { count: number("count")?, version: number("v")? });
+                cached().map(|cached| vec![(cached.version, Cached::Count(self.scope, content, cached))])
+            }
+            What::Statuses(user) => {
+                let status = |(content, status): (&String, &String)| {
+                    let (content, status) = (content.parse().ok()?, parse_status(status)?);
+                    Some((status.version, Cached::Status(self.scope, user, content, status)))
+                };
+                fields.iter().map(status).collect()
+            }
+        };
+        let Some(entries) = entries else { return damaged() };
+        entries.into_iter().filter(|(version, _)| *version >= floor).map(|(_, entry)| entry).collect()
     }
 }

@@ -25,15 +25,12 @@ use sqlx::{
     pool::PoolConnection,
     raw_sql,
 };
-use tokio::{
-    sync::{OnceCell, mpsc},
-    time::timeout,
-};
+use tokio::{sync::OnceCell, time::timeout};
 
 use self::statements::Flavour;
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord,
-    Liked, Liker, Owner, RecordStore, Shards, Snapshot, check_owner,
+    BUCKET_SLOTS_KEPT, Batch, Beside, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation,
+    LikeRecord, Liked, Liker, Owner, RecordStore, Scan, Shards, Snapshot, check_owner,
 };
 use crate::{
     StoreError,
@@ -493,25 +490,58 @@ impl RecordStore for MysqlRecords {
         Ok(gains)
     }
 
-    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
         self.flavour().await?;
         // Closed in the end, whatever comes of it: its snapshot ends with it.
         let mut connection = Held::new(&self.readers).await?;
+        let Scan { rows, beside } = scan;
         let read = async {
             let checkpoints = begin_snapshot(&mut connection).await?;
             let sql = statements::scan(&self.shards);
             let mut found = raw_sql(AssertSqlSafe(sql)).fetch(&mut *connection);
             let mut chunk = Vec::with_capacity(SCAN_ROWS);
             while let Some(row) = found.try_next().await? {
-                chunk.push(rows::record(&row)?);
+                match (rows::record(&row), &beside) {
+                    (Ok(row), _) => chunk.push(row),
+                    (Err(Failed::Damaged(what)), Some(beside)) => {
+                        let what = format!("the row of {}: {what}", rows::name(&row, true));
+                        let _nobody_takes_it = beside.send(vec![Beside::Damaged(what)]).await;
+                    }
+                    (Err(failed), _) => return Err(failed),
+                }
                 if chunk.len() == SCAN_ROWS {
                     let full = std::mem::replace(&mut chunk, Vec::with_capacity(SCAN_ROWS));
                     if rows.send(full).await.is_err() {
-                        break;
+                        return Ok(checkpoints);
                     }
                 }
             }
+            drop(found);
             let _nobody_takes_it = rows.send(chunk).await;
+            drop(rows);
+            if let Some(beside) = beside {
+                for (sql, read) in statements::SCANS_BESIDE {
+                    let mut found = raw_sql(sql).fetch(&mut *connection);
+                    let mut chunk = Vec::with_capacity(SCAN_ROWS);
+                    while let Some(row) = found.try_next().await? {
+                        match read(&row) {
+                            Ok(kept) => chunk.extend(kept),
+                            Err(Failed::Damaged(what)) => {
+                                chunk.push(Beside::Damaged(format!(
+                                    "what is counted of {}: {what}",
+                                    rows::name(&row, false)
+                                )));
+                            }
+                            Err(failed) => return Err(failed),
+                        }
+                        if chunk.len() >= SCAN_ROWS && beside.send(std::mem::take(&mut chunk)).await.is_err() {
+                            return Ok(checkpoints);
+                        }
+                    }
+                    drop(found);
+                    let _nobody_takes_it = beside.send(chunk).await;
+                }
+            }
             Ok::<_, Failed>(checkpoints)
         };
         Ok(read.await?)

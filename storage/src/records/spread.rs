@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
-    RecordStore, SCAN_CHUNKS, Snapshot, keep_of_each_type,
+    RecordStore, SCAN_CHUNKS, Scan, Snapshot, keep_of_each_type,
 };
 use crate::StoreError;
 
@@ -225,14 +225,16 @@ impl RecordStore for SpreadRecords {
         Ok(all)
     }
 
-    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
+        let Scan { rows, beside } = scan;
         let mut streams = Vec::new();
         let scans = self.stores.iter().map(|store| {
             let (sender, receiver) = mpsc::channel(SCAN_CHUNKS);
             streams.push(Rows { receiver, chunk: Vec::new().into_iter() });
-            store.scan(sender)
+            store.scan(Scan { rows: sender, beside: beside.clone() })
         });
         let scans = try_join_all(scans.collect::<Vec<_>>());
+        drop(beside);
         let (checkpoints, ()) = join(scans, merge(streams, rows)).await;
         Ok(sorted(checkpoints?.concat()))
     }

@@ -17,8 +17,8 @@ use rusqlite::{Connection, OptionalExtension, Row, params, types::FromSql};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    BUCKET_SLOTS_KEPT, Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord,
-    Liked, Liker, Owner, RecordStore, Shards, Snapshot, Writes, digest,
+    BUCKET_SLOTS_KEPT, Batch, Beside, BucketDelta, Checkpoint, CommitError, Committed, Count, Fence, First, Gain,
+    Generation, KeptCount, LikeRecord, Liked, Liker, Owner, RecordStore, Scan, Shards, Snapshot, Writes, digest,
 };
 use crate::{
     StoreError,
@@ -587,19 +587,96 @@ impl RecordStore for SqliteRecords {
             .await
     }
 
-    async fn scan(&self, rows: mpsc::Sender<Vec<LikeRecord>>) -> Result<Vec<Checkpoint>, StoreError> {
+    async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
         self.readers
             .read(move |snapshot| {
                 let sql = format!("SELECT {ROW_COLUMNS} FROM like_records ORDER BY content_type, content_id, user_id");
                 let mut statement = snapshot.prepare(&sql)?;
-                let mut found = statement.query_map([], read_row)?;
-                loop {
-                    let chunk: Vec<LikeRecord> = found.by_ref().take(SCAN_ROWS).collect::<Result<_, _>>()?;
-                    if chunk.is_empty() || rows.blocking_send(chunk).is_err() {
-                        return all_checkpoints(snapshot);
+                let mut found = statement.query([])?;
+                let mut chunk = Vec::with_capacity(SCAN_ROWS);
+                while let Some(row) = found.next()? {
+                    match (read_row(row), &scan.beside) {
+                        (Ok(row), _) => chunk.push(row),
+                        (Err(error), None) => return Err(error),
+                        (Err(error), Some(beside)) => {
+                            let name = |index| row.get_ref(index).map(|value| text_of(value)).unwrap_or_default();
+                            let what = format!("the row of {}:{} and user {}: {error}", name(0), name(1), name(2));
+                            let _nobody_takes_it = beside.blocking_send(vec![Beside::Damaged(what)]);
+                        }
+                    }
+                    if chunk.len() == SCAN_ROWS {
+                        let full = std::mem::replace(&mut chunk, Vec::with_capacity(SCAN_ROWS));
+                        if scan.rows.blocking_send(full).is_err() {
+                            return all_checkpoints(snapshot);
+                        }
                     }
                 }
+                let _nobody_takes_it = scan.rows.blocking_send(chunk);
+                drop(scan.rows);
+                if let Some(beside) = scan.beside {
+                    scan_beside(snapshot, &beside)?;
+                }
+                all_checkpoints(snapshot)
             })
             .await
     }
+}
+
+/// A stored value in words.
+fn text_of(value: rusqlite::types::ValueRef<'_>) -> String {
+    match value {
+        rusqlite::types::ValueRef::Integer(number) => number.to_string(),
+        rusqlite::types::ValueRef::Text(text) => String::from_utf8_lossy(text).into_owned(),
+        _ => "?".into(),
+    }
+}
+
+/// Counts, buckets, and what lists depend on beside rows.
+fn scan_beside(snapshot: &Connection, out: &mpsc::Sender<Vec<Beside>>) -> rusqlite::Result<()> {
+    let count = |row: &Row<'_>| {
+        let partition = valid(row, 2, |number: u32| Partition::new(number, PartitionCount::new(4096).ok()?).ok())?;
+        let version = valid(row, 4, |offset| Offset::new(offset).ok())?;
+        let first_position = valid(row, 5, |offset| Offset::new(offset).ok())?;
+        let count = Count { content: read_content(row, 0)?, count: row.get(3)?, version };
+        Ok(Beside::Count(KeptCount { count, partition, first_position }))
+    };
+    let bucket = |row: &Row<'_>| {
+        let content = read_content(row, 0)?;
+        Ok(Beside::Bucket(BucketDelta { content, slot: row.get(2)?, gained: row.get(3)?, lost: row.get(4)? }))
+    };
+    let misplaced = |row: &Row<'_>| {
+        let content = read_content(row, 0)?;
+        Ok(Beside::Damaged(format!(
+            "the likers of {content}: how many rows it has, or which of them are listed, is wrong"
+        )))
+    };
+    type Read<'a> = &'a dyn Fn(&Row<'_>) -> rusqlite::Result<Beside>;
+    let parts: [(&str, Read<'_>); 3] = [
+        ("SELECT content_type, content_id, partition, count, version, first_position FROM like_counts", &count),
+        ("SELECT content_type, content_id, slot, gained, lost FROM like_buckets", &bucket),
+        (
+            "SELECT c.content_type, c.content_id FROM like_counts AS c
+             LEFT JOIN like_records AS r ON r.content_id = c.content_id AND r.content_type = c.content_type
+             GROUP BY c.content_id, c.content_type
+             HAVING c.rows <> count(r.user_id) OR total(r.listed) <> iif(c.rows > ?1, count(r.user_id), 0)",
+            &misplaced,
+        ),
+    ];
+    for (index, (sql, read)) in parts.into_iter().enumerate() {
+        let mut statement = snapshot.prepare(sql)?;
+        let mut found = if index == 2 { statement.query([SORTED_ROWS_MAX])? } else { statement.query([])? };
+        let mut chunk = Vec::with_capacity(SCAN_ROWS);
+        while let Some(row) = found.next()? {
+            let name = |index| row.get_ref(index).map(|value| text_of(value)).unwrap_or_default();
+            let damaged = |error| Beside::Damaged(format!("what is counted of {}:{}: {error}", name(0), name(1)));
+            chunk.push(read(row).unwrap_or_else(damaged));
+            if chunk.len() == SCAN_ROWS && out.blocking_send(std::mem::take(&mut chunk)).is_err() {
+                return Ok(());
+            }
+        }
+        if out.blocking_send(chunk).is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }

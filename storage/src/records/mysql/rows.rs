@@ -9,7 +9,9 @@ use sqlx::{Row, mysql::MySqlRow};
 use super::Failed;
 use crate::{
     log::Mark,
-    records::{Checkpoint, Count, First, Gain, Generation, LikeRecord, Liked, Liker, digest},
+    records::{
+        Beside, BucketDelta, Checkpoint, Count, First, Gain, Generation, KeptCount, LikeRecord, Liked, Liker, digest,
+    },
 };
 
 pub(super) const CHECKPOINT_COLUMNS: &str = "`partition`, epoch, next_offset, mark_key, mark_timestamp, log_identity, generation, \
@@ -81,6 +83,33 @@ pub(super) fn record(row: &MySqlRow) -> Result<LikeRecord, Failed> {
 /// content_type, content_id, count, version
 pub(super) fn count(row: &MySqlRow) -> Result<Count, Failed> {
     Ok(Count { content: content(row, 0)?, count: row.try_get(2)?, version: offset(row, 3)? })
+}
+
+/// content_type, content_id, count, version, partition, first_position
+pub(super) fn kept_count(row: &MySqlRow) -> Result<Vec<Beside>, Failed> {
+    let most = valid(PartitionCount::new(4096))?;
+    let partition = valid(Partition::new(row.try_get::<i16, _>(4)?.unsigned_abs().into(), most))?;
+    Ok(vec![Beside::Count(KeptCount { count: count(row)?, partition, first_position: offset(row, 5)? })])
+}
+
+/// slot, changes
+pub(super) fn bucket_parts(row: &MySqlRow) -> Result<Vec<Beside>, Failed> {
+    let (slot, changes): (i64, String) = (row.try_get(0)?, row.try_get(1)?);
+    let damaged = Failed::Damaged("the changes of a bucket cannot be read");
+    let parsed = serde_json::from_str::<Vec<(ContentType, i64, i64, i64)>>(&format!("[{changes}]"));
+    let part = |(content_type, id, gained, lost)| {
+        let content = Content { content_type, content_id: valid(ContentId::new(id))? };
+        Ok(Beside::Bucket(BucketDelta { content, slot, gained, lost }))
+    };
+    parsed.map_err(|_| damaged)?.into_iter().map(part).collect()
+}
+
+/// What a row that cannot be read is about, as far as it says: content_type, content_id and user_id come first.
+pub(super) fn name(row: &MySqlRow, has_user: bool) -> String {
+    let number = |column| row.try_get::<i64, _>(column).map_or_else(|_| "?".into(), |number| number.to_string());
+    let kind = row.try_get::<String, _>(0).unwrap_or_else(|_| "?".into());
+    let content = format!("{kind}:{}", number(1));
+    if has_user { format!("{content} and user {}", number(2)) } else { content }
 }
 
 /// content_type, content_id, partition, first_position; of one of the partitions of `from`

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, SHARDS, Timestamp, UserId};
-use sqlx::{AssertSqlSafe, MySqlConnection, query, query_scalar};
+use sqlx::{AssertSqlSafe, MySqlConnection, mysql::MySqlRow, query, query_scalar};
 
 use super::{Failed, rows};
 use crate::records::{
-    Batch, BucketDelta, Checkpoint, Count, CountDelta, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
-    Shards, digest,
+    Batch, Beside, BucketDelta, Checkpoint, Count, CountDelta, Fence, First, Gain, Generation, LikeRecord, Liked,
+    Liker, Owner, Shards, digest,
 };
 
 /// Rows of one statement, largest first: each size of each statement is prepared once.
@@ -483,6 +483,18 @@ pub(super) fn scan(shards: &Shards) -> String {
     let parts: Vec<String> = held.map(|shard| format!("SELECT {columns} FROM {}", table(shard))).collect();
     format!("{} ORDER BY content_type, content_id, user_id", parts.join(" UNION ALL "))
 }
+
+/// Reads what a row of a scan holds.
+type ReadBeside = fn(&MySqlRow) -> Result<Vec<Beside>, Failed>;
+
+/// What is kept beside rows, and how it is read.
+pub(super) const SCANS_BESIDE: [(&str, ReadBeside); 2] = [
+    (
+        "SELECT content_type, content_id, `count`, version, `partition`, first_position FROM like_counts",
+        rows::kept_count,
+    ),
+    ("SELECT slot, changes FROM like_bucket_chunks", rows::bucket_parts),
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,353 @@
+//! The log as Parquet files: `day=2026-11-26/partition=0003/<first>-<end>.parquet`.
+//!
+//! Each file holds a contiguous range of offsets of one partition, appears whole or not at all, and never changes. A run
+//! adds what is new. The day is that of the greatest `receivedAt` of the partition so far, so that files of a day are
+//! contiguous too.
+
+mod file;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc};
+
+use bytes::Bytes;
+use futures::TryStreamExt;
+use likewise_schema::{Offset, Partition, PartitionCount, Timestamp};
+use likewise_storage::EventLog;
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem, path::Path as Key};
+use tokio::{sync::Semaphore, task::JoinSet};
+
+pub use self::file::{About, Making, SCHEMA, SCHEMA_VERSION};
+use self::file::{FILE_ROWS, NotOurs, Opened};
+use crate::{
+    Error, Progress,
+    reader::{Pace, PartitionReader, decode},
+    stream::Entry,
+};
+
+/// Partitions that are exported at once: each holds a file in memory.
+const WRITERS: usize = 2;
+/// Files whose footers are read at once.
+const OPENED: usize = 16;
+const CHUNK: usize = 16_384;
+
+/// Where an export is.
+#[derive(Clone)]
+pub struct Target {
+    store: Arc<dyn ObjectStore>,
+    /// As it was named.
+    name: String,
+}
+
+impl Target {
+    /// A folder, or `s3://bucket/prefix` with the credentials of the environment (`AWS_ACCESS_KEY_ID` and so on).
+    pub fn open(name: &str) -> Result<Self, Error> {
+        if let Some(rest) = name.strip_prefix("s3://") {
+            return Self::bucket(name, rest);
+        }
+        if name.contains("://") && !name.starts_with("file://") {
+            return Err(Error::asked(format!("{name} must be a folder or s3://bucket/prefix")));
+        }
+        let folder = Path::new(name.strip_prefix("file://").unwrap_or(name));
+        let fail = |e: &dyn std::fmt::Display| Error::file(&format!("{} cannot be written", folder.display()), e);
+        std::fs::create_dir_all(folder).map_err(|e| fail(&e))?;
+        remove_unfinished(folder);
+        let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| fail(&e))?.with_fsync(true);
+        Ok(Self { store: Arc::new(store), name: name.to_owned() })
+    }
+
+    /// The same, which must be there already.
+    pub fn existing(name: &str) -> Result<Self, Error> {
+        let folder = name.strip_prefix("file://").unwrap_or(name);
+        if !name.starts_with("s3://") && !Path::new(folder).is_dir() {
+            return Err(Error::asked(format!("there is no folder {folder}")));
+        }
+        Self::open(name)
+    }
+
+    #[cfg(feature = "s3")]
+    fn bucket(name: &str, rest: &str) -> Result<Self, Error> {
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() {
+            return Err(Error::asked("an export to S3 needs a bucket: s3://bucket/prefix"));
+        }
+        // Another part of the program may have chosen already; it would have chosen the same.
+        let _chosen = rustls::crypto::ring::default_provider().install_default();
+        let store = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).build();
+        let store = store.map_err(|e| Error::file(&format!("{name} cannot be used"), plain(&e)))?;
+        Ok(Self { store: Arc::new(object_store::prefix::PrefixStore::new(store, prefix)), name: name.to_owned() })
+    }
+
+    #[cfg(not(feature = "s3"))]
+    fn bucket(name: &str, _rest: &str) -> Result<Self, Error> {
+        Err(Error::asked(format!("{name} needs a program built with --features s3")))
+    }
+
+    fn failed(&self, what: &str, error: &object_store::Error) -> Error {
+        Error::file(&format!("{} {what}", self.name), plain(error))
+    }
+
+    /// Writes a file that is not there yet.
+    async fn put(&self, key: &Key, file: Bytes) -> Result<(), Error> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(key, file.into(), options).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::AlreadyExists { .. }) => {
+                Err(Error::asked(format!("{key} was written meanwhile: another export runs into {}", self.name)))
+            }
+            Err(error) => Err(self.failed("cannot be written", &error)),
+        }
+    }
+
+    async fn get(&self, key: &Key) -> Result<Bytes, Error> {
+        let found = self.store.get(key).await;
+        let bytes = match found {
+            Ok(found) => found.bytes().await,
+            Err(error) => Err(error),
+        };
+        bytes.map_err(|error| self.failed("cannot be read", &error))
+    }
+
+    /// Every file there is, with what it says of itself. Fails on one that is not of an export of this log.
+    async fn files(&self, whole: bool, progress: &Progress) -> Result<Vec<(Key, About)>, Error> {
+        let listed = self.store.list(None).map_err(|error| self.failed("cannot be listed", &error));
+        let opened = listed.map_ok(async |found| {
+            let key = found.location;
+            if !key.as_ref().ends_with(".parquet") {
+                return Ok(None);
+            }
+            let wrong = |NotOurs(what)| {
+                Error::asked(format!("{key} in {} {what}: move it away, or export to another place", self.name))
+            };
+            let opened = Opened::new(self.get(&key).await?).map_err(wrong)?;
+            if whole {
+                opened.check().map_err(wrong)?;
+            }
+            let rows = opened.about.until.get() - opened.about.from.get();
+            progress(rows.unsigned_abs());
+            Ok(Some((key.clone(), opened.about)))
+        });
+        let files: Vec<Option<(Key, About)>> = opened.try_buffer_unordered(OPENED).try_collect().await?;
+        Ok(files.into_iter().flatten().collect())
+    }
+}
+
+/// What an object store says, without addresses or what it may hold of credentials.
+fn plain(error: &object_store::Error) -> String {
+    match error {
+        object_store::Error::NotFound { .. } => "it does not exist".into(),
+        object_store::Error::PermissionDenied { .. } => "permission is denied".into(),
+        object_store::Error::Unauthenticated { .. } => "the credentials are refused".into(),
+        object_store::Error::NotSupported { .. } | object_store::Error::NotImplemented { .. } => {
+            "it does not do what is needed".into()
+        }
+        other => {
+            let mut source: Option<&dyn std::error::Error> = Some(other);
+            while let Some(error) = source {
+                if let Some(io) = error.downcast_ref::<std::io::Error>() {
+                    return io.kind().to_string();
+                }
+                source = error.source();
+            }
+            "it failed".into()
+        }
+    }
+}
+
+/// What a run that was killed left behind: object stores write beside, and rename.
+fn remove_unfinished(folder: &Path) {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            remove_unfinished(&path);
+        } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".parquet#")) {
+            let _it_is_in_nobodys_way = std::fs::remove_file(path);
+        }
+    }
+}
+
+fn key(about: &About, day: Timestamp) -> Key {
+    let (day, partition) = (&day.to_string()[..10], about.partition.get());
+    Key::from(format!("day={day}/partition={partition:04}/{:019}-{:019}.parquet", about.from.get(), about.until.get()))
+}
+
+/// What there is of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Known {
+    from: Offset,
+    until: Offset,
+    greatest: Timestamp,
+}
+
+/// Puts the files of each partition one after the other. Fails where one is missing, or two hold the same.
+fn in_order(
+    files: &[(Key, About)],
+    log: &str,
+    count: PartitionCount,
+    name: &str,
+) -> Result<BTreeMap<Partition, Known>, Error> {
+    let mut known: BTreeMap<Partition, Known> = BTreeMap::new();
+    let mut sorted: Vec<&(Key, About)> = files.iter().collect();
+    sorted.sort_by_key(|(_, about)| (about.partition, about.from));
+    for (key, about) in sorted {
+        if about.log != log || about.partition.get() >= count.get() {
+            return Err(Error::asked(format!("{key} in {name} is of another log: export to another place")));
+        }
+        let fresh = Known { from: about.from, until: about.until, greatest: about.greatest_received_at };
+        let entry = known.entry(about.partition).or_insert(Known { until: about.from, ..fresh });
+        let (partition, until) = (about.partition, entry.until);
+        if about.from > until {
+            return Err(Error::asked(format!(
+                "{name} lacks offsets {until} to below {} of partition {partition}: restore the file, or export to another place",
+                about.from
+            )));
+        }
+        if about.from < until {
+            return Err(Error::asked(format!(
+                "{name} has offsets {} to below {until} of partition {partition} twice, the second time in {key}: remove that file",
+                about.from
+            )));
+        }
+        *entry = Known { from: entry.from, until: fresh.until, greatest: fresh.greatest };
+    }
+    Ok(known)
+}
+
+/// What a run or a check came to.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Exported {
+    /// Files that were added, or checked.
+    pub files: u64,
+    /// Records in them.
+    pub records: u64,
+    /// Records of the log, up to its end when the run began, that are in no file.
+    pub missing: u64,
+}
+
+/// Adds what is not exported yet, up to the ends that the log has now.
+pub async fn export(
+    log: &Arc<dyn EventLog>,
+    target: &Target,
+    pace: &Arc<Pace>,
+    progress: &Progress,
+) -> Result<Exported, Error> {
+    let nothing: Progress = Arc::new(|_| {});
+    let files = target.files(false, &nothing).await?;
+    let known = in_order(&files, log.identity(), log.partitions(), &target.name)?;
+    let permits = Arc::new(Semaphore::new(WRITERS));
+    let mut tasks = JoinSet::new();
+    for partition in log.partitions().all() {
+        let bounds = log.bounds(partition).await?;
+        let known = known.get(&partition).copied();
+        let from = known.map_or(bounds.start, |known| known.until);
+        if from < bounds.start || from > bounds.end {
+            return Err(Error::asked(format!(
+                "{} ends at offset {from} of partition {partition}, which the log has from {} to below {}: export to another place",
+                target.name, bounds.start, bounds.end
+            )));
+        }
+        if from == bounds.end {
+            continue;
+        }
+        let task = Exporting {
+            log: Arc::clone(log),
+            target: target.clone(),
+            partition,
+            greatest: known.map_or(Timestamp::default(), |known| known.greatest),
+            reader: PartitionReader::new(log, partition, (from, bounds.end), CHUNK, pace),
+            progress: Arc::clone(progress),
+        };
+        let permits = Arc::clone(&permits);
+        tasks.spawn(async move {
+            let _permit = permits.acquire_owned().await;
+            task.run(from).await
+        });
+    }
+    let mut done = Exported::default();
+    while let Some(ended) = tasks.join_next().await {
+        let (files, records) = ended.map_err(|e| Error::file("the export failed", e))??;
+        done.files += files;
+        done.records += records;
+    }
+    Ok(done)
+}
+
+/// Reads every file whole: each must be as it was written, and together they must have no gap and no overlap. Says how much
+/// of the log is not in them yet.
+pub async fn check(log: &Arc<dyn EventLog>, target: &Target, progress: &Progress) -> Result<Exported, Error> {
+    let files = target.files(true, progress).await?;
+    let known = in_order(&files, log.identity(), log.partitions(), &target.name)?;
+    let mut done = Exported { files: files.len() as u64, ..Exported::default() };
+    for partition in log.partitions().all() {
+        let bounds = log.bounds(partition).await?;
+        let known = known.get(&partition);
+        let until = known.map_or(bounds.start, |known| known.until);
+        if until > bounds.end {
+            return Err(Error::asked(format!(
+                "{} goes up to offset {until} of partition {partition}, the log ends at {}: is it the same log?",
+                target.name, bounds.end
+            )));
+        }
+        done.records += known.map_or(0, |known| (known.until.get() - known.from.get()).unsigned_abs());
+        done.missing += (bounds.end.get() - until.get()).unsigned_abs();
+    }
+    Ok(done)
+}
+
+/// One partition being exported.
+struct Exporting {
+    log: Arc<dyn EventLog>,
+    target: Target,
+    partition: Partition,
+    /// The greatest `receivedAt` so far.
+    greatest: Timestamp,
+    reader: PartitionReader,
+    progress: Progress,
+}
+
+fn day_of(time: Timestamp) -> i64 {
+    time.millis() / 86_400_000
+}
+
+impl Exporting {
+    /// Gives how many files and records were written.
+    async fn run(mut self, mut from: Offset) -> Result<(u64, u64), Error> {
+        let (mut files, mut records) = (0, 0);
+        let mut making = Making::new(Vec::new())?;
+        loop {
+            let chunk = self.reader.chunk().await?;
+            let is_over = chunk.is_empty();
+            records += chunk.len() as u64;
+            (self.progress)(chunk.len() as u64);
+            for record in chunk {
+                let event = decode(&self.log, self.partition, &record);
+                let greatest = event.as_ref().map_or(self.greatest, |event| self.greatest.max(event.received_at));
+                // A first record that is no event is of the day on which it was written.
+                let greatest = if greatest == Timestamp::default() { record.timestamp } else { greatest };
+                let is_next_day = day_of(greatest) != day_of(self.greatest);
+                if making.len() > 0 && (is_next_day || making.len() >= FILE_ROWS) {
+                    let full = std::mem::replace(&mut making, Making::new(Vec::new())?);
+                    from = self.put(full, from, record.offset).await?;
+                    files += 1;
+                }
+                self.greatest = greatest;
+                making.push(&Entry { partition: self.partition, record, event })?;
+            }
+            if is_over {
+                if making.len() > 0 {
+                    let end = self.reader.end;
+                    self.put(making, from, end).await?;
+                    files += 1;
+                }
+                return Ok((files, records));
+            }
+        }
+    }
+
+    async fn put(&self, making: Making<Vec<u8>>, from: Offset, until: Offset) -> Result<Offset, Error> {
+        let (log, partition) = (self.log.identity().to_owned(), self.partition);
+        let about = About { log, partition, from, until, greatest_received_at: self.greatest };
+        let file = making.finish(&about.log, Some(&about))?;
+        self.target.put(&key(&about, self.greatest), file.into()).await?;
+        Ok(until)
+    }
+}
