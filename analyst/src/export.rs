@@ -1,4 +1,4 @@
-//! The log as Parquet files: `day=2026-11-26/partition=0003/<first>-<end>.parquet`.
+//! The log as Parquet files: `day=2026-11-26/partition=0003/<first>-<end>-<hash>.parquet`.
 //!
 //! Each file holds a contiguous range of offsets of one partition, appears whole or not at all, and never changes. A run
 //! adds what is new. The day is that of the greatest `receivedAt` of the partition so far, so that files of a day are
@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use likewise_schema::{Offset, Partition, PartitionCount, Timestamp};
+use likewise_schema::{Offset, Partition, Timestamp};
 use likewise_storage::EventLog;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions, local::LocalFileSystem, path::Path as Key};
 use tokio::{sync::Semaphore, task::JoinSet};
@@ -25,8 +25,10 @@ use crate::{
 
 /// Partitions that are exported at once: each holds a file in memory.
 const WRITERS: usize = 2;
-/// Files whose footers are read at once.
-const OPENED: usize = 16;
+/// Files that are looked at at once.
+const OPENED: usize = 8;
+/// As much of a file's end as its footer mostly takes.
+const FOOTER_BYTES: u64 = 64 * 1024;
 const CHUNK: usize = 16_384;
 
 /// Where an export is.
@@ -106,6 +108,24 @@ impl Target {
         bytes.map_err(|error| self.failed("cannot be read", &error))
     }
 
+    /// What a file says of itself, from as much of its end as that takes.
+    async fn about(&self, key: &Key, size: u64) -> Result<Result<About, NotOurs>, Error> {
+        let mut bytes = FOOTER_BYTES;
+        if size == 0 {
+            return Ok(Err(NotOurs("is no whole Parquet file".into())));
+        }
+        loop {
+            let end = self.store.get_range(key, size.saturating_sub(bytes)..size).await;
+            let end = end.map_err(|error| self.failed("cannot be read", &error))?;
+            match file::about(&end, size) {
+                Ok(about) => return Ok(Ok(about)),
+                Err(Ok(needed)) if needed as u64 > bytes && bytes < size => bytes = needed as u64,
+                Err(Ok(_)) => return Ok(Err(NotOurs("is no whole Parquet file".into()))),
+                Err(Err(not_ours)) => return Ok(Err(not_ours)),
+            }
+        }
+    }
+
     /// Every file there is, with what it says of itself. Fails on one that is not of an export of this log.
     async fn files(&self, whole: bool, progress: &Progress) -> Result<Vec<(Key, About)>, Error> {
         let listed = self.store.list(None).map_err(|error| self.failed("cannot be listed", &error));
@@ -117,13 +137,15 @@ impl Target {
             let wrong = |NotOurs(what)| {
                 Error::asked(format!("{key} in {} {what}: move it away, or export to another place", self.name))
             };
-            let opened = Opened::new(self.get(&key).await?).map_err(wrong)?;
-            if whole {
+            let about = if whole {
+                let opened = Opened::new(self.get(&key).await?, key.as_ref()).map_err(wrong)?;
                 opened.check().map_err(wrong)?;
-            }
-            let rows = opened.about.until.get() - opened.about.from.get();
-            progress(rows.unsigned_abs());
-            Ok(Some((key.clone(), opened.about)))
+                opened.about
+            } else {
+                self.about(&key, found.size).await?.map_err(wrong)?
+            };
+            progress((about.until.get() - about.from.get()).unsigned_abs());
+            Ok(Some((key.clone(), about)))
         });
         let files: Vec<Option<(Key, About)>> = opened.try_buffer_unordered(OPENED).try_collect().await?;
         Ok(files.into_iter().flatten().collect())
@@ -164,9 +186,10 @@ fn remove_unfinished(folder: &Path) {
     }
 }
 
-fn key(about: &About, day: Timestamp) -> Key {
-    let (day, partition) = (&day.to_string()[..10], about.partition.get());
-    Key::from(format!("day={day}/partition={partition:04}/{:019}-{:019}.parquet", about.from.get(), about.until.get()))
+fn key(about: &About, file: &[u8]) -> Key {
+    let (day, partition) = (&about.greatest_received_at.to_string()[..10], about.partition.get());
+    let (from, until, hash) = (about.from.get(), about.until.get(), file::hash(file));
+    Key::from(format!("day={day}/partition={partition:04}/{from:019}-{until:019}-{hash}.parquet"))
 }
 
 /// What there is of a partition.
@@ -178,17 +201,16 @@ struct Known {
 }
 
 /// Puts the files of each partition one after the other. Fails where one is missing, or two hold the same.
-fn in_order(
+async fn in_order(
     files: &[(Key, About)],
-    log: &str,
-    count: PartitionCount,
+    log: &Arc<dyn EventLog>,
     name: &str,
 ) -> Result<BTreeMap<Partition, Known>, Error> {
     let mut known: BTreeMap<Partition, Known> = BTreeMap::new();
     let mut sorted: Vec<&(Key, About)> = files.iter().collect();
     sorted.sort_by_key(|(_, about)| (about.partition, about.from));
     for (key, about) in sorted {
-        if about.log != log || about.partition.get() >= count.get() {
+        if about.log != log.identity() || about.partition.get() >= log.partitions().get() {
             return Err(Error::asked(format!("{key} in {name} is of another log: export to another place")));
         }
         let fresh = Known { from: about.from, until: about.until, greatest: about.greatest_received_at };
@@ -207,6 +229,14 @@ fn in_order(
             )));
         }
         *entry = Known { from: entry.from, until: fresh.until, greatest: fresh.greatest };
+    }
+    for (partition, Known { from, .. }) in &known {
+        let start = log.bounds(*partition).await?.start;
+        if *from > start {
+            return Err(Error::asked(format!(
+                "{name} lacks offsets {start} to below {from} of partition {partition}: restore the file, or export to another place"
+            )));
+        }
     }
     Ok(known)
 }
@@ -232,7 +262,7 @@ pub async fn export(
 ) -> Result<Exported, Error> {
     let nothing: Progress = Arc::new(|_| {});
     let files = target.files(false, &nothing).await?;
-    let known = in_order(&files, log.identity(), log.partitions(), &target.name)?;
+    let known = in_order(&files, log, &target.name).await?;
     let permits = Arc::new(Semaphore::new(WRITERS));
     let mut tasks = JoinSet::new();
     for partition in log.partitions().all() {
@@ -275,7 +305,7 @@ pub async fn export(
 /// of the log is not in them yet.
 pub async fn check(log: &Arc<dyn EventLog>, target: &Target, progress: &Progress) -> Result<Exported, Error> {
     let files = target.files(true, progress).await?;
-    let known = in_order(&files, log.identity(), log.partitions(), &target.name)?;
+    let known = in_order(&files, log, &target.name).await?;
     let mut done = Exported { files: files.len() as u64, ..Exported::default() };
     for partition in log.partitions().all() {
         let bounds = log.bounds(partition).await?;
@@ -347,7 +377,7 @@ impl Exporting {
         let (log, partition) = (self.log.identity().to_owned(), self.partition);
         let about = About { log, partition, from, until, greatest_received_at: self.greatest };
         let file = making.finish(&about.log, Some(&about))?;
-        self.target.put(&key(&about, self.greatest), file.into()).await?;
+        self.target.put(&key(&about, &file), file.into()).await?;
         Ok(until)
     }
 }

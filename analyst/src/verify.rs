@@ -5,6 +5,7 @@
 //! snapshot; what had an event in between is left out. Everything is sorted into buckets on disk first, so memory is
 //! bounded.
 
+mod repair;
 mod stored;
 
 use std::{
@@ -21,6 +22,7 @@ use likewise_storage::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
+pub use self::repair::{Repaired, repair};
 use self::stored::{StoredCount, StoredRow};
 use crate::{
     Error, Progress,
@@ -99,7 +101,7 @@ pub struct Finding {
     pub expected: String,
     /// What would mend it.
     #[serde(skip)]
-    pub(crate) mend: Mend,
+    mend: Mend,
 }
 
 fn partition<S: serde::Serializer>(partition: &Option<Partition>, serializer: S) -> Result<S::Ok, S::Error> {
@@ -112,7 +114,7 @@ fn content<S: serde::Serializer>(content: &Option<Content>, serializer: S) -> Re
 
 /// What would mend a difference.
 #[derive(Clone, Debug)]
-pub(crate) enum Mend {
+enum Mend {
     /// The row must follow from this life; none: there must be no row.
     Row(Option<Life>),
     /// The count must follow from the rows; its first position if the content is known.
@@ -120,7 +122,7 @@ pub(crate) enum Mend {
     /// So much must be added to the bucket.
     Bucket(BucketDelta),
     /// The cache must forget it.
-    Forget(Scope),
+    Forget,
     /// Nothing that is known.
     Nothing,
 }
@@ -145,6 +147,9 @@ pub struct Report {
     pub differences: BTreeMap<Kind, u64>,
     /// The first [`FINDINGS_MAX`] of them.
     pub findings: Vec<Finding>,
+    /// The partitions as the records had them.
+    #[serde(skip)]
+    scopes: BTreeMap<Partition, Scope>,
 }
 
 impl Report {
@@ -217,6 +222,7 @@ pub async fn verify(
     let checkpoints = read_records(stores, partitions, &sorted, &mut report).await?;
     let ends: BTreeMap<Partition, Offset> =
         checkpoints.iter().map(|(one, stored)| (*one, stored.next_offset)).collect();
+    report.scopes = checkpoints.iter().map(|(partition, stored)| (*partition, stored.scope())).collect();
     report.partitions = ends.iter().map(|(partition, end)| (partition.get(), end.get())).collect();
     let cache = read_cache(stores, &checkpoints, &sorted, &mut report).await?;
     let prefix = Prefix::Offsets(ends);
@@ -264,8 +270,8 @@ async fn read_records(
                     Beside::Bucket(BucketDelta { content, slot, gained, lost }) => {
                         (content, OfContent::StoredSlot { slot, gained, lost })
                     }
-                    Beside::Damaged(what) => {
-                        damaged.push(what);
+                    Beside::Damaged(content, what) => {
+                        damaged.push((content, what));
                         continue;
                     }
                 };
@@ -284,32 +290,22 @@ async fn read_records(
     report.sha256 = likewise_schema::hex(&sha256);
     report.rows = compared;
     report.counts = counts;
-    for what in damaged {
-        let expected = "what an owner writes".into();
-        let (partition, content, user) = (None, None, None);
-        report.add(Finding {
-            partition,
-            kind: Kind::Damaged,
-            content,
-            user,
-            found: what,
-            expected,
-            mend: Mend::Nothing,
-        });
+    for (content, found) in damaged.into_iter().filter(|(content, _)| content.as_ref().is_none_or(is_compared)) {
+        let partition = content.map(|content| count.partition_of(&content));
+        // A row or a count that cannot be read is missing, too, and is mended as such.
+        let mend = content.map_or(Mend::Nothing, |_| Mend::Count(None));
+        let (user, expected) = (None, "what an owner writes".into());
+        report.add(Finding { partition, kind: Kind::Damaged, content, user, found, expected, mend });
     }
     let compared = |stored: &Checkpoint| partitions.is_none_or(|only| only.contains(&stored.partition));
     let checkpoints = checkpoints.into_iter().filter(compared);
     let checkpoints: BTreeMap<_, _> = checkpoints.map(|stored| (stored.partition, stored)).collect();
     for stored in checkpoints.values() {
-        if stored.log_identity != log_identity(stores) || stored.partitions != count {
+        if stored.log_identity != stores.log.identity() || stored.partitions != count {
             return Err(Error::asked("the records were made from another log: name that log"));
         }
     }
     Ok(checkpoints)
-}
-
-fn log_identity(stores: &Stores) -> &str {
-    stores.log.identity()
 }
 
 /// What the cache held, as far as it can be compared.
@@ -469,7 +465,7 @@ fn compare_pairs(ledger: &Ledger, sorted: &Sorted, cache: &Cache, report: &mut R
                     user: Some(pair.user),
                     found: words(kept.liked, kept.version),
                     expected: words(liked, last),
-                    mend: Mend::Forget(scope),
+                    mend: Mend::Forget,
                 });
             }
             Ok(())
@@ -636,7 +632,7 @@ impl OneContent {
                     user: None,
                     found: format!("{cached} at version {version}"),
                     expected: format!("{count} at version {last}"),
-                    mend: Mend::Forget(*scope),
+                    mend: Mend::Forget,
                 });
             }
         }

@@ -19,6 +19,7 @@ mod export;
 mod history;
 mod key;
 mod migrate;
+mod operator;
 mod pages;
 mod private;
 mod reading;

@@ -1,7 +1,7 @@
 //! What the commands that read the log share: how fast they may, how they say how far they are, and times as people write
 //! them.
 
-use std::{io::Write, sync::Arc};
+use std::{io::Write, sync::Arc, time::Duration};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -19,6 +19,10 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
+    pub(crate) fn max_rate(&self) -> u32 {
+        self.max_rate
+    }
+
     pub(crate) fn pace(&self) -> Arc<Pace> {
         Pace::new(self.max_rate)
     }
@@ -52,6 +56,13 @@ pub(crate) fn progress_bar(total: u64) -> ProgressBar {
     {
         bar.set_style(style);
     }
+    bar
+}
+
+/// A sign of life on a terminal; nothing in a pipe.
+pub(crate) fn spinner(what: &'static str) -> ProgressBar {
+    let bar = ProgressBar::new_spinner().with_message(what);
+    bar.enable_steady_tick(Duration::from_millis(100));
     bar
 }
 

@@ -38,7 +38,9 @@ use crate::{
     Failure,
     config::Settings,
     console::{self, Console},
-    demo, pages, private, wiring,
+    demo,
+    operator::{self, Operator},
+    pages, private, wiring,
 };
 
 /// How long the projector may take to finish what is in flight on a stop.
@@ -121,7 +123,8 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     let (listener, address) = bind("listen", settings.listen)?;
     let (admin_listener, admin_address) = bind("admin_listen", settings.admin_listen)?;
     for dir in &mut dirs {
-        dir.announce(Some(&address.to_string()))?;
+        let scheme = if settings.security.has_tls() { "https" } else { "http" };
+        dir.announce(Some((&address.to_string(), &format!("{scheme}://{admin_address}"))))?;
     }
 
     let mut projection = if roles.projector { Some(Projection::start(&stores, settings)?) } else { None };
@@ -140,8 +143,10 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
     let console = Console::new(&stores.log, queries.clone());
+    let operator = roles.projector.then(|| stores.operator());
     let admin = Server::start(admin_listener, admin_edge, move |routes| {
         admin_routes(routes, &admin_health, &metrics, &console);
+        operator.iter().for_each(|operator| operator::routes(routes, operator));
     })?;
     let demo = demo(settings, commands.as_ref());
     let public = Server::start(listener, edge, move |routes| {
@@ -202,6 +207,14 @@ impl Stores {
         let backlog = BacklogLimit::new(settings.max_backlog);
         let commands = Commands::new(ports, backlog, settings.security.limits);
         Arc::new(likewise_command_api::State::new(commands, settings.security.content_types.clone()))
+    }
+
+    fn operator(&self) -> Arc<Operator> {
+        Operator::new(likewise_analyst::verify::Stores {
+            log: Arc::clone(&self.log),
+            records: Arc::clone(&self.records),
+            counters: Some(Arc::clone(&self.counters)),
+        })
     }
 
     fn queries(&self, secret: Secret, likers: Audience) -> Arc<likewise_query_api::State> {
@@ -376,7 +389,7 @@ fn start_metrics() -> Result<PrometheusHandle, Failure> {
 }
 
 /// The directories of the embedded stores, and the data directory where there are any.
-fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
+pub(crate) fn own_directories(settings: &Settings) -> Result<Vec<DataDir>, Failure> {
     let mut named = BTreeSet::new();
     if wiring::is_embedded(&settings.log) {
         named.insert(directory_of(&wiring::sqlite_path("log", &settings.log)?));

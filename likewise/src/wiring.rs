@@ -48,7 +48,7 @@ pub(crate) async fn writable_log(url: &str, partitions: Option<PartitionCount>) 
         }
         return Ok(Arc::new(log));
     }
-    Ok(Arc::new(SqliteLog::open(&sqlite_path("log", url)?, partitions.unwrap_or_default())?))
+    Ok(Arc::new(SqliteLog::open(&sqlite_path("log", url)?, partitions)?))
 }
 
 /// The log, for reading beside the service.

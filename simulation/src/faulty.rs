@@ -12,7 +12,7 @@ use likewise_storage::{
     log::{AppendError, Bounds, DeadLetter, Mark, NewRecord, ReadLimit, Slice},
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Scan, Snapshot,
+        Owner, Repair, Scan, Snapshot,
     },
     requests::{Admitted, Charge, Intent, RequestKey},
 };
@@ -111,6 +111,12 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         self.process.call(async move { inner.commit(batch).await }, || CommitError::Unknown(lost())).await
     }
 
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+        let inner = Arc::clone(&self.inner);
+        let call = async move { inner.repair(fence, repair).await };
+        self.process.call(call, || CommitError::Unknown(lost())).await
+    }
+
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
         let inner = Arc::clone(&self.inner);
         let call = async move { inner.renew_generation(fence, generation).await };
@@ -200,6 +206,11 @@ impl<T: CounterStore + ?Sized> CounterStore for Faulty<T> {
     async fn passed(&self, scope: Scope, offset: Offset, wait: Duration) {
         self.process.point().await;
         self.inner.passed(scope, offset, wait).await;
+    }
+
+    async fn forget(&self, scope: Scope, contents: &[Content], users: &[UserId]) -> Result<(), StoreError> {
+        let (contents, users) = (contents.to_vec(), users.to_vec());
+        through!(self, inner => inner.forget(scope, &contents, &users))
     }
 
     fn changes(&self) -> Changes {

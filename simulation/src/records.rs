@@ -8,7 +8,7 @@ use likewise_storage::{
     RecordStore, StoreError,
     records::{
         Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Scan, Snapshot, check_owner, keep_of_each_type,
+        Owner, Repair, Scan, Snapshot, check_owner, keep_of_each_type,
     },
 };
 use parking_lot::Mutex;
@@ -119,6 +119,34 @@ impl RecordStore for SimRecords {
             *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
         }
         Ok(Committed { rows: writes.rows, counts })
+    }
+
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+        let mut tables = self.0.lock();
+        if !tables.holds(&fence) {
+            return Err(CommitError::Fenced);
+        }
+        for (pair, row) in repair.rows {
+            match row {
+                Some(row) => tables.rows.insert(pair, row),
+                None => tables.rows.remove(&pair),
+            };
+        }
+        for (content, first) in repair.counts {
+            let rows: Vec<&LikeRecord> = tables.rows.values().filter(|row| row.pair.content == content).collect();
+            let count = rows.iter().filter(|row| !row.is_canceled).count() as i64;
+            match rows.iter().map(|row| row.version).max() {
+                Some(version) => tables.counts.insert(content, Count { content, count, version }),
+                None => tables.counts.remove(&content),
+            };
+            if let Some(offset) = first {
+                tables.firsts.insert(content, Position { partition: fence.partition, offset });
+            }
+        }
+        for delta in repair.buckets {
+            *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
+        }
+        Ok(())
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

@@ -337,6 +337,9 @@ pub trait CounterStore: Send + Sync + 'static {
     /// A value older than the lease's position is refused.
     async fn fill(&self, scope: Scope, lease: Lease, fill: Fill) -> Result<Outcome, StoreError>;
 
+    /// Drops counts, and all statuses of users in the scope, with their leases: what a repair touched is unknown then.
+    async fn forget(&self, scope: Scope, contents: &[Content], users: &[UserId]) -> Result<(), StoreError>;
+
     /// Waits until progress has passed `offset`, at most `wait`. A hint: the caller reads again in any case.
     async fn passed(&self, scope: Scope, offset: Offset, wait: Duration);
 

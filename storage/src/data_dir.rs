@@ -9,6 +9,8 @@ use std::{
 use crate::StoreError;
 
 const STORE: &str = "the data directory";
+/// Begins the line that says where an operator is heard.
+const OPERATOR: &str = "operator ";
 
 /// The right to write in a directory, held until dropped or until the process ends, however it ends.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ impl DataDir {
             Err(TryLockError::WouldBlock) => {
                 let mut owner = String::new();
                 let _unreadable = lock.read_to_string(&mut owner);
-                let owner = if owner.is_empty() { "another process" } else { owner.trim() };
+                let owner = owner.lines().next().unwrap_or("another process");
                 return Err(StoreError::unusable(
                     STORE,
                     format!("{} is in use by {owner}; stop it or choose another --data-dir", path.display()),
@@ -44,11 +46,24 @@ impl DataDir {
         Ok(held)
     }
 
-    /// Writes who holds the lock, for the sentence that a second process gets.
-    pub fn announce(&mut self, address: Option<&str>) -> Result<(), StoreError> {
+    /// Where the process that holds the directory takes what an operator asks of it; none if nobody holds it, or if that
+    /// process takes nothing.
+    pub fn operator_of(path: &Path) -> Option<String> {
+        let lock = File::open(path.join("lock")).ok()?;
+        if !matches!(lock.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+            return None;
+        }
+        let text = std::fs::read_to_string(path.join("lock")).ok()?;
+        text.lines().find_map(|line| line.strip_prefix(OPERATOR)).map(str::to_owned)
+    }
+
+    /// Writes who holds the lock, for the sentence that a second process gets, and where it takes what an operator asks.
+    pub fn announce(&mut self, addresses: Option<(&str, &str)>) -> Result<(), StoreError> {
         let pid = std::process::id();
-        let owner = match address {
-            Some(address) => format!("process {pid}, which listens on {address}\n"),
+        let owner = match addresses {
+            Some((address, operator)) => {
+                format!("process {pid}, which listens on {address}\n{OPERATOR}{operator}\n")
+            }
             None => format!("process {pid}\n"),
         };
         let mut write = || {

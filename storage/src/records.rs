@@ -347,6 +347,10 @@ pub trait RecordStore: Send + Sync + 'static {
     /// Applies a batch in one transaction: checks the fence and moves the checkpoint, reads, folds, writes.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
+    /// Makes rows, counts and buckets of a partition right again in one transaction, if the fence holds. The checkpoint
+    /// stays where it is.
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError>;
+
     /// Gives the partition a new generation and a higher epoch, if the fence holds.
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError>;
 
@@ -403,6 +407,18 @@ pub trait RecordStore: Send + Sync + 'static {
     }
 }
 
+/// What makes a partition's tables right again.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    /// Rows as they must be; none: there must be no row.
+    pub rows: Vec<(Pair, Option<LikeRecord>)>,
+    /// Contents whose count and version are worked out anew from their rows, after those above are right. One without rows
+    /// loses its count. The offset of the first event replaces what is stored, where it is given.
+    pub counts: Vec<(Content, Option<Offset>)>,
+    /// What is added to buckets.
+    pub buckets: Vec<BucketDelta>,
+}
+
 /// Whom a scan sends what to.
 #[derive(Clone, Debug)]
 pub struct Scan {
@@ -427,8 +443,8 @@ pub enum Beside {
     Count(KeptCount),
     /// A part of a bucket; its parts add up.
     Bucket(BucketDelta),
-    /// Something that no owner writes, in words.
-    Damaged(String),
+    /// Something that no owner writes, in words; of which content, if that can be told.
+    Damaged(Option<Content>, String),
 }
 
 /// A content's count as it is stored.

@@ -229,7 +229,7 @@ async fn damage_inside_a_log_is_an_error_and_never_an_acknowledgement() {
 fn a_second_owner_of_a_directory_is_told_who_the_first_is() {
     let dir = tempfile::tempdir().unwrap();
     let mut first = DataDir::acquire(dir.path()).unwrap();
-    first.announce(Some("127.0.0.1:8080")).unwrap();
+    first.announce(Some(("127.0.0.1:8080", "http://127.0.0.1:8081"))).unwrap();
     let refused = DataDir::acquire(dir.path()).unwrap_err().to_string();
     let pid = std::process::id().to_string();
     assert!(refused.contains(&pid) && refused.contains("127.0.0.1:8080"), "{refused}");

@@ -18,7 +18,7 @@ use parquet::{
     data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type},
     errors::ParquetError,
     file::{
-        metadata::{KeyValue, SortingColumn},
+        metadata::{KeyValue, ParquetMetaData, ParquetMetaDataReader, SortingColumn},
         properties::{EnabledStatistics, WriterProperties},
         reader::{FileReader, SerializedFileReader},
         writer::SerializedFileWriter,
@@ -289,47 +289,65 @@ impl From<ParquetError> for NotOurs {
     }
 }
 
-/// A file, opened: its footer was read.
+/// What a file says of itself, from its end alone: `Err(Ok(n))` where the last `n` bytes are needed for that.
+pub(super) fn about(end: &Bytes, file_size: u64) -> Result<About, Result<usize, NotOurs>> {
+    let mut reader = ParquetMetaDataReader::new();
+    match reader.try_parse_sized(end, file_size) {
+        Ok(()) => about_of(&reader.finish().map_err(|e| Err(e.into()))?).map_err(Err),
+        Err(ParquetError::NeedMoreData(needed)) if needed > end.len() => Err(Ok(needed)),
+        Err(error) => Err(Err(error.into())),
+    }
+}
+
+/// Checks that the footer is one of this export, and that it has as many rows as it says.
+fn about_of(metadata: &ParquetMetaData) -> Result<About, NotOurs> {
+    let metadata = metadata.file_metadata();
+    let pairs = metadata.key_value_metadata();
+    let value = |key: &str| {
+        let found = pairs.into_iter().flatten().find(|pair| pair.key == key);
+        found.and_then(|pair| pair.value.clone()).ok_or_else(|| NotOurs("was not written by likewise export".into()))
+    };
+    let version = value(KEYS[0])?;
+    if version.split('.').next() != SCHEMA_VERSION.split('.').next() {
+        return Err(NotOurs(format!("has schema {version}, this program knows {SCHEMA_VERSION}")));
+    }
+    let wrong = |_| NotOurs("has metadata that no export writes".into());
+    let number =
+        |key: &str| value(key)?.parse::<i64>().map_err(|_| NotOurs("has metadata that no export writes".into()));
+    let most = likewise_schema::PartitionCount::new(4096).map_err(wrong)?;
+    let about = About {
+        log: value(KEYS[1])?,
+        partition: Partition::new(u32::try_from(number(KEYS[2])?).unwrap_or(u32::MAX), most).map_err(wrong)?,
+        from: Offset::new(number(KEYS[3])?).map_err(wrong)?,
+        until: Offset::new(number(KEYS[4])?).map_err(wrong)?,
+        greatest_received_at: Timestamp::parse(&value(KEYS[5])?).map_err(wrong)?,
+    };
+    if metadata.num_rows() != about.until.get() - about.from.get() {
+        let (rows, About { from, until, .. }) = (metadata.num_rows(), &about);
+        return Err(NotOurs(format!("has {rows} rows for offsets {from} to {until}")));
+    }
+    Ok(about)
+}
+
+/// The hash of a whole file, which its name carries: 16 hexadecimal digits of XXH3.
+pub(super) fn hash(file: &[u8]) -> String {
+    format!("{:016x}", xxhash_rust::xxh3::xxh3_64(file))
+}
+
+/// A file, read whole.
 pub(super) struct Opened {
     reader: SerializedFileReader<Bytes>,
     pub(super) about: About,
 }
 
 impl Opened {
-    /// Checks that the footer is one of this export, and that it has as many rows as it says.
-    pub(super) fn new(file: Bytes) -> Result<Self, NotOurs> {
+    /// Fails unless it has the hash that its name carries.
+    pub(super) fn new(file: Bytes, name: &str) -> Result<Self, NotOurs> {
+        if !name.strip_suffix(".parquet").is_some_and(|stem| stem.ends_with(&hash(&file))) {
+            return Err(NotOurs("is not as it was written".into()));
+        }
         let reader = SerializedFileReader::new(file)?;
-        let metadata = reader.metadata().file_metadata();
-        let pairs = metadata.key_value_metadata();
-        let value = |key: &str| {
-            let found = pairs.into_iter().flatten().find(|pair| pair.key == key);
-            found
-                .and_then(|pair| pair.value.clone())
-                .ok_or_else(|| NotOurs("was not written by likewise export".into()))
-        };
-        let version = value(KEYS[0])?;
-        if version.split('.').next() != SCHEMA_VERSION.split('.').next() {
-            return Err(NotOurs(format!("has schema {version}, this program knows {SCHEMA_VERSION}")));
-        }
-        let wrong = |_| NotOurs("has metadata that no export writes".into());
-        let number =
-            |key: &str| value(key)?.parse::<i64>().map_err(|_| NotOurs("has metadata that no export writes".into()));
-        let most = likewise_schema::PartitionCount::new(4096).map_err(wrong)?;
-        let about = About {
-            log: value(KEYS[1])?,
-            partition: Partition::new(u32::try_from(number(KEYS[2])?).unwrap_or(u32::MAX), most).map_err(wrong)?,
-            from: Offset::new(number(KEYS[3])?).map_err(wrong)?,
-            until: Offset::new(number(KEYS[4])?).map_err(wrong)?,
-            greatest_received_at: Timestamp::parse(&value(KEYS[5])?).map_err(wrong)?,
-        };
-        if metadata.num_rows() != about.until.get() - about.from.get() {
-            return Err(NotOurs(format!(
-                "has {} rows for offsets {} to {}",
-                metadata.num_rows(),
-                about.from,
-                about.until
-            )));
-        }
+        let about = about_of(reader.metadata())?;
         Ok(Self { reader, about })
     }
 

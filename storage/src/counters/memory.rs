@@ -351,6 +351,20 @@ impl CounterStore for MemoryCounters {
         self.hints.changes()
     }
 
+    async fn forget(&self, scope: Scope, contents: &[Content], users: &[UserId]) -> Result<(), StoreError> {
+        let Some(entries) = self.scopes.read().get(&scope).cloned() else { return Ok(()) };
+        let mut entries = entries.lock();
+        for content in contents {
+            entries.counts.pop(content);
+            entries.leases.pop(&LeaseKey::Count(*content));
+        }
+        for user in users {
+            entries.users.pop(user);
+            entries.leases.pop(&LeaseKey::Statuses(*user));
+        }
+        Ok(())
+    }
+
     async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError> {
         let scopes: Vec<Scope> = self.scopes.read().keys().copied().collect();
         for scope in scopes {

@@ -458,6 +458,17 @@ impl CounterStore for RedisCounters {
         changes
     }
 
+    async fn forget(&self, scope: Scope, contents: &[Content], users: &[UserId]) -> Result<(), StoreError> {
+        let counts = contents.iter().map(|content| (count_key(scope, content), LeaseKey::Count(*content)));
+        let statuses = users.iter().map(|user| (user_key(scope, *user), LeaseKey::Statuses(*user)));
+        let keys: Vec<String> = counts.chain(statuses).flat_map(|(key, of)| [key, lease_key(scope, &of)]).collect();
+        // The keys of a scope are on one node.
+        for keys in keys.chunks(DELETED_AT_ONCE) {
+            let _how_many: i64 = self.inner.owners.command(redis::cmd("DEL").arg(keys)).await?;
+        }
+        Ok(())
+    }
+
     async fn entries(&self, out: mpsc::Sender<Vec<Cached>>) -> Result<(), StoreError> {
         let (found, mut keys) = mpsc::channel(4);
         let list = async {
@@ -494,6 +505,8 @@ impl CounterStore for RedisCounters {
     }
 }
 
+/// Keys that are deleted in one call.
+const DELETED_AT_ONCE: usize = 500;
 /// Entries that are read at once when all are looked at.
 const ENTRIES_AT_ONCE: usize = 64;
 

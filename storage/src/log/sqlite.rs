@@ -48,24 +48,26 @@ struct Writing {
 }
 
 impl SqliteLog {
-    /// Opens the log for appending, making it with `partitions` if there is none. The caller owns the directory.
-    pub fn open(path: &Path, partitions: PartitionCount) -> Result<Self, StoreError> {
+    /// Opens the log for appending, making it with `partitions`, 16 if they are left out, if there is none. One that is
+    /// there must have as many, if they are given. The caller owns the directory.
+    pub fn open(path: &Path, partitions: impl Into<Option<PartitionCount>>) -> Result<Self, StoreError> {
+        let wanted = partitions.into();
         let file = file(path);
         let connection = file.open_writable(APPLICATION_ID, sql::SQLITE_LOG)?;
         connection
             .execute(
                 "INSERT OR IGNORE INTO log_identity VALUES (1, ?1, ?2)",
-                params![uuid::Uuid::new_v4().to_string(), partitions.get()],
+                params![uuid::Uuid::new_v4().to_string(), wanted.unwrap_or_default().get()],
             )
             .map_err(|e| file.error(&e))?;
-        let (identity, found) = identity(&file, &connection)?;
-        if found != partitions {
+        let (identity, partitions) = identity(&file, &connection)?;
+        if let Some(wanted) = wanted.filter(|wanted| *wanted != partitions) {
             let reason = format!(
                 "{} has {} partitions, not {}; the number is fixed when a log is made: set --partitions {}",
                 path.display(),
-                found.get(),
                 partitions.get(),
-                found.get()
+                wanted.get(),
+                partitions.get()
             );
             return Err(StoreError::unusable(STORE, reason));
         }

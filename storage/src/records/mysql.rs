@@ -30,7 +30,7 @@ use tokio::{sync::OnceCell, time::timeout};
 use self::statements::Flavour;
 use super::{
     BUCKET_SLOTS_KEPT, Batch, Beside, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation,
-    LikeRecord, Liked, Liker, Owner, RecordStore, Scan, Shards, Snapshot, check_owner,
+    LikeRecord, Liked, Liker, Owner, RecordStore, Repair, Scan, Shards, Snapshot, check_owner,
 };
 use crate::{
     StoreError,
@@ -409,6 +409,23 @@ impl RecordStore for MysqlRecords {
         Ok(committed)
     }
 
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+        self.flavour().await?;
+        let repair = Arc::new(repair);
+        let repaired = self.transact(fence.partition, move |connection| {
+            let repair = Arc::clone(&repair);
+            async move {
+                let stored = statements::checkpoint(connection, fence.partition, true).await?;
+                if stored.is_none_or(|stored| stored.fence() != fence) {
+                    return Ok(None);
+                }
+                statements::repair(connection, fence, &repair).await.map(Some)
+            }
+            .boxed()
+        });
+        repaired.await?.ok_or(CommitError::Fenced)
+    }
+
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
         let renewed = self.transact(fence.partition, move |connection| {
             async move {
@@ -505,7 +522,7 @@ impl RecordStore for MysqlRecords {
                     (Ok(row), _) => chunk.push(row),
                     (Err(Failed::Damaged(what)), Some(beside)) => {
                         let what = format!("the row of {}: {what}", rows::name(&row, true));
-                        let _nobody_takes_it = beside.send(vec![Beside::Damaged(what)]).await;
+                        let _nobody_takes_it = beside.send(vec![Beside::Damaged(None, what)]).await;
                     }
                     (Err(failed), _) => return Err(failed),
                 }
@@ -527,10 +544,10 @@ impl RecordStore for MysqlRecords {
                         match read(&row) {
                             Ok(kept) => chunk.extend(kept),
                             Err(Failed::Damaged(what)) => {
-                                chunk.push(Beside::Damaged(format!(
-                                    "what is counted of {}: {what}",
-                                    rows::name(&row, false)
-                                )));
+                                chunk.push(Beside::Damaged(
+                                    None,
+                                    format!("what is counted of {}: {what}", rows::name(&row, false)),
+                                ));
                             }
                             Err(failed) => return Err(failed),
                         }

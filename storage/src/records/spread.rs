@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::{
     Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker, Owner,
-    RecordStore, SCAN_CHUNKS, Scan, Snapshot, keep_of_each_type,
+    RecordStore, Repair, SCAN_CHUNKS, Scan, Snapshot, keep_of_each_type,
 };
 use crate::StoreError;
 
@@ -145,6 +145,10 @@ impl RecordStore for SpreadRecords {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.of(batch.fence.partition).commit(batch).await
+    }
+
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+        self.of(fence.partition).repair(fence, repair).await
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

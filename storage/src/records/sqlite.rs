@@ -18,7 +18,8 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{
     BUCKET_SLOTS_KEPT, Batch, Beside, BucketDelta, Checkpoint, CommitError, Committed, Count, Fence, First, Gain,
-    Generation, KeptCount, LikeRecord, Liked, Liker, Owner, RecordStore, Scan, Shards, Snapshot, Writes, digest,
+    Generation, KeptCount, LikeRecord, Liked, Liker, Owner, RecordStore, Repair, Scan, Shards, Snapshot, Writes,
+    digest,
 };
 use crate::{
     StoreError,
@@ -108,6 +109,12 @@ enum Write {
         result: Option<Result<Checkpoint, StoreError>>,
         done: Done<Checkpoint>,
     },
+    Repair {
+        fence: Fence,
+        repair: Repair,
+        result: Option<()>,
+        done: Done<()>,
+    },
     Renew {
         fence: Fence,
         generation: Generation,
@@ -142,6 +149,10 @@ impl Commits for Housekeeping {
                 *result = Some(acquire(connection, *partition, owner)?);
                 Ok(())
             }
+            Write::Repair { fence, repair, result, .. } => {
+                *result = self::repair(connection, fence, repair)?;
+                Ok(())
+            }
             Write::Renew { fence, generation, result, .. } => {
                 *result = renew(connection, fence, *generation)?;
                 Ok(())
@@ -160,6 +171,7 @@ impl Commits for Housekeeping {
         for job in jobs {
             match job {
                 Write::Commit { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
+                Write::Repair { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
                 Write::Renew { result, done, .. } => tell(done, outcome, result.ok_or(CommitError::Fenced)),
                 Write::Acquire { result, done, .. } => {
                     let missing = || StoreError::unavailable(STORE, "nothing was acquired");
@@ -179,6 +191,97 @@ fn renew(connection: &Connection, fence: &Fence, generation: Generation) -> rusq
         )?
         .execute(params![generation.0, fence.partition.get(), fence.epoch, fence.next_offset.get()])?;
     if changed == 1 { checkpoint(connection, fence.partition) } else { Ok(None) }
+}
+
+/// None if the fence does not hold.
+fn repair(connection: &Connection, fence: &Fence, repair: &Repair) -> rusqlite::Result<Option<()>> {
+    let holds = checkpoint(connection, fence.partition)?.is_some_and(|stored| stored.fence() == *fence);
+    if !holds {
+        return Ok(None);
+    }
+    let mut contents: HashSet<Content> = repair.counts.iter().map(|(content, _)| *content).collect();
+    let mut delete = connection
+        .prepare_cached("DELETE FROM like_records WHERE content_type = ?1 AND content_id = ?2 AND user_id = ?3")?;
+    let mut insert = connection.prepare_cached(INSERT_ROW)?;
+    for (pair, row) in &repair.rows {
+        let Content { content_type, content_id } = pair.content;
+        delete.execute(params![content_type.as_str(), content_id.get(), pair.user.get()])?;
+        if let Some(row) = row {
+            write_row(&mut insert, row, Some(false))?;
+        }
+        contents.insert(pair.content);
+    }
+    let mut first = connection
+        .prepare_cached("UPDATE like_counts SET first_position = ?1 WHERE content_type = ?2 AND content_id = ?3")?;
+    let mut recount = connection.prepare_cached(
+        "INSERT INTO like_counts (content_type, content_id, partition, count, rows, version, first_position)
+         SELECT ?1, ?2, ?3, total(is_canceled = 0), count(*), max(version), min(version) FROM like_records
+         WHERE content_type = ?1 AND content_id = ?2 HAVING count(*) > 0
+         ON CONFLICT (content_id, content_type) DO UPDATE
+         SET partition = excluded.partition, count = excluded.count, rows = excluded.rows, version = excluded.version",
+    )?;
+    let mut forget = connection.prepare_cached(
+        "DELETE FROM like_counts WHERE content_type = ?1 AND content_id = ?2
+         AND NOT EXISTS (SELECT 1 FROM like_records AS r WHERE r.content_type = ?1 AND r.content_id = ?2)",
+    )?;
+    let mut list = connection.prepare_cached(
+        "UPDATE like_records SET listed = (SELECT rows > ?3 FROM like_counts WHERE content_type = ?1 AND content_id = ?2)
+         WHERE content_type = ?1 AND content_id = ?2",
+    )?;
+    for content in contents {
+        let (kind, id) = (content.content_type, content.content_id.get());
+        recount.execute(params![kind.as_str(), id, fence.partition.get()])?;
+        forget.execute(params![kind.as_str(), id])?;
+        list.execute(params![kind.as_str(), id, SORTED_ROWS_MAX])?;
+    }
+    for (content, offset) in &repair.counts {
+        if let Some(offset) = offset {
+            first.execute(params![offset.get(), content.content_type.as_str(), content.content_id.get()])?;
+        }
+    }
+    add_buckets(connection, &repair.buckets)?;
+    connection.execute("DELETE FROM like_buckets WHERE gained = 0 AND lost = 0", [])?;
+    Ok(Some(()))
+}
+
+const INSERT_ROW: &str =
+    "INSERT INTO like_records (is_canceled, created_at, updated_at, liked_at, version, request_ring, request_floor,
+                               content_type, content_id, user_id, listed)
+     VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+
+/// Binds a row; for a statement that makes one also whether it is listed.
+fn write_row(
+    statement: &mut rusqlite::CachedStatement<'_>,
+    row: &LikeRecord,
+    is_listed: Option<bool>,
+) -> rusqlite::Result<()> {
+    let Content { content_type, content_id } = row.pair.content;
+    let values = params![
+        row.is_canceled,
+        row.created_at.millis(),
+        row.updated_at.millis(),
+        row.liked_at.map(Timestamp::millis),
+        row.version.get(),
+        digest::ring_bytes(&row.ring),
+        row.floor.as_ref().map(|id| id.as_bytes().as_slice()),
+        content_type.as_str(),
+        content_id.get(),
+        row.pair.user.get(),
+        is_listed,
+    ];
+    statement.execute(if is_listed.is_some() { values } else { &values[..values.len() - 1] }).map(drop)
+}
+
+fn add_buckets(connection: &Connection, deltas: &[BucketDelta]) -> rusqlite::Result<()> {
+    let mut bucket = connection.prepare_cached(
+        "INSERT INTO like_buckets (slot, content_type, content_id, gained, lost) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (slot, content_id, content_type)
+         DO UPDATE SET gained = gained + excluded.gained, lost = lost + excluded.lost",
+    )?;
+    for BucketDelta { content, slot, gained, lost } in deltas {
+        bucket.execute(params![slot, content.content_type.as_str(), content.content_id.get(), gained, lost])?;
+    }
+    Ok(())
 }
 
 /// None if the fence does not hold.
@@ -260,52 +363,19 @@ fn write(
             }
         }
     }
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO like_records (is_canceled, created_at, updated_at, liked_at, version, request_ring, request_floor,
-                                   content_type, content_id, user_id, listed)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
-    )?;
+    let mut insert = connection.prepare_cached(INSERT_ROW)?;
     let mut update = connection.prepare_cached(
         "UPDATE like_records SET is_canceled = ?1, created_at = ?2, updated_at = ?3, liked_at = ?4, version = ?5,
                                  request_ring = ?6, request_floor = ?7
          WHERE content_type = ?8 AND content_id = ?9 AND user_id = ?10",
     )?;
     for row in &writes.rows {
-        let ring = digest::ring_bytes(&row.ring);
-        let content_type = row.pair.content.content_type;
-        let values = params![
-            row.is_canceled,
-            row.created_at.millis(),
-            row.updated_at.millis(),
-            row.liked_at.map(Timestamp::millis),
-            row.version.get(),
-            ring,
-            row.floor.as_ref().map(|id| id.as_bytes().as_slice()),
-            content_type.as_str(),
-            row.pair.content.content_id.get(),
-            row.pair.user.get(),
-            listed.contains(&row.pair.content),
-        ];
         match is_new.contains(&row.pair) {
-            true => insert.execute(values)?,
-            false => update.execute(&values[..values.len() - 1])?,
-        };
+            true => write_row(&mut insert, row, Some(listed.contains(&row.pair.content)))?,
+            false => write_row(&mut update, row, None)?,
+        }
     }
-    let mut bucket = connection.prepare_cached(
-        "INSERT INTO like_buckets (slot, content_type, content_id, gained, lost) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT (slot, content_id, content_type)
-         DO UPDATE SET gained = gained + excluded.gained, lost = lost + excluded.lost",
-    )?;
-    for delta in &writes.buckets {
-        let content = delta.content;
-        bucket.execute(params![
-            delta.slot,
-            content.content_type.as_str(),
-            content.content_id.get(),
-            delta.gained,
-            delta.lost
-        ])?;
-    }
+    add_buckets(connection, &writes.buckets)?;
     if let Some(newest) = writes.buckets.iter().map(|delta| delta.slot).max().filter(|slot| *slot > state.newest_slot) {
         state.newest_slot = newest;
         connection.execute("DELETE FROM like_buckets WHERE slot <= ?1", [newest - BUCKET_SLOTS_KEPT])?;
@@ -433,6 +503,10 @@ impl RecordStore for SqliteRecords {
 
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError> {
         self.write(|done| Write::Commit { batch, result: None, done }).await
+    }
+
+    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+        self.write(|done| Write::Repair { fence, repair, result: None, done }).await
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {
@@ -601,7 +675,7 @@ impl RecordStore for SqliteRecords {
                         (Err(error), Some(beside)) => {
                             let name = |index| row.get_ref(index).map(|value| text_of(value)).unwrap_or_default();
                             let what = format!("the row of {}:{} and user {}: {error}", name(0), name(1), name(2));
-                            let _nobody_takes_it = beside.blocking_send(vec![Beside::Damaged(what)]);
+                            let _nobody_takes_it = beside.blocking_send(vec![Beside::Damaged(None, what)]);
                         }
                     }
                     if chunk.len() == SCAN_ROWS {
@@ -646,9 +720,8 @@ fn scan_beside(snapshot: &Connection, out: &mpsc::Sender<Vec<Beside>>) -> rusqli
     };
     let misplaced = |row: &Row<'_>| {
         let content = read_content(row, 0)?;
-        Ok(Beside::Damaged(format!(
-            "the likers of {content}: how many rows it has, or which of them are listed, is wrong"
-        )))
+        let what = format!("how many rows {content} has, or which of them are listed, is wrong");
+        Ok(Beside::Damaged(Some(content), what))
     };
     type Read<'a> = &'a dyn Fn(&Row<'_>) -> rusqlite::Result<Beside>;
     let parts: [(&str, Read<'_>); 3] = [
@@ -668,7 +741,7 @@ fn scan_beside(snapshot: &Connection, out: &mpsc::Sender<Vec<Beside>>) -> rusqli
         let mut chunk = Vec::with_capacity(SCAN_ROWS);
         while let Some(row) = found.next()? {
             let name = |index| row.get_ref(index).map(|value| text_of(value)).unwrap_or_default();
-            let damaged = |error| Beside::Damaged(format!("what is counted of {}:{}: {error}", name(0), name(1)));
+            let damaged = |error| Beside::Damaged(None, format!("what is counted of {}:{}: {error}", name(0), name(1)));
             chunk.push(read(row).unwrap_or_else(damaged));
             if chunk.len() == SCAN_ROWS && out.blocking_send(std::mem::take(&mut chunk)).is_err() {
                 return Ok(());

@@ -5,12 +5,12 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::NaiveDateTime;
 use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, SHARDS, Timestamp, UserId};
-use sqlx::{AssertSqlSafe, MySqlConnection, mysql::MySqlRow, query, query_scalar};
+use sqlx::{AssertSqlSafe, MySqlConnection, mysql::MySqlRow, query, query_as, query_scalar};
 
 use super::{Failed, rows};
 use crate::records::{
     Batch, Beside, BucketDelta, Checkpoint, Count, CountDelta, Fence, First, Gain, Generation, LikeRecord, Liked,
-    Liker, Owner, Shards, digest,
+    Liker, Owner, Repair, Shards, digest,
 };
 
 /// Rows of one statement, largest first: each size of each statement is prepared once.
@@ -364,6 +364,54 @@ pub(super) async fn add_buckets(
             .await?;
     }
     Ok(())
+}
+
+/// Rows, then what follows from them, then buckets.
+pub(super) async fn repair(connection: &mut MySqlConnection, fence: Fence, repair: &Repair) -> Result<(), Failed> {
+    let partition = fence.partition;
+    let table = table(partition.shard());
+    let delete = format!("DELETE FROM {table} WHERE user_id = ? AND content_id = ? AND content_type = ?");
+    for (pair, _) in &repair.rows {
+        let Content { content_type, content_id } = pair.content;
+        let delete = query(AssertSqlSafe(delete.clone())).bind(pair.user.get()).bind(content_id.get());
+        delete.bind(content_type.to_string()).execute(&mut *connection).await?;
+    }
+    let rows: Vec<LikeRecord> = repair.rows.iter().filter_map(|(_, row)| row.clone()).collect();
+    write_rows(connection, partition, &rows, &HashSet::new()).await?;
+    let from_rows = format!(
+        "SELECT COUNT(*), CAST(COALESCE(SUM(is_canceled = 0), 0) AS SIGNED), MAX(version), MIN(version) FROM {table}
+         WHERE content_id = ? AND content_type = ?"
+    );
+    for (content, first) in &repair.counts {
+        let (id, kind) = (content.content_id.get(), content.content_type.to_string());
+        let (rows, active, version, least): (i64, i64, Option<i64>, Option<i64>) =
+            query_as(AssertSqlSafe(from_rows.clone())).bind(id).bind(&kind).fetch_one(&mut *connection).await?;
+        let write = if rows == 0 {
+            query("DELETE FROM like_counts WHERE shard = ? AND content_id = ? AND content_type = ?")
+                .bind(content.shard())
+                .bind(id)
+                .bind(kind)
+        } else {
+            query(
+                "INSERT INTO like_counts (shard, content_id, content_type, `partition`, `count`, version, first_position)
+                 VALUES (?, ?, ?, ?, ?, ?, ?)
+                 ON DUPLICATE KEY UPDATE `partition` = VALUES(`partition`), `count` = VALUES(`count`),
+                     version = VALUES(version), first_position = COALESCE(?, first_position)",
+            )
+            .bind(content.shard())
+            .bind(id)
+            .bind(kind)
+            .bind(partition.get())
+            .bind(active)
+            .bind(version)
+            .bind(first.map(Offset::get).or(least))
+            .bind(first.map(Offset::get))
+        };
+        write.execute(&mut *connection).await?;
+    }
+    let mut buckets = repair.buckets.clone();
+    buckets.sort_by_key(|bucket| (bucket.slot, bucket.content));
+    add_buckets(connection, partition, fence.next_offset, &buckets).await
 }
 
 /// Drops the partition's buckets up to a slot.

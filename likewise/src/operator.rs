@@ -1,0 +1,158 @@
+//! What a running service does for an operator's commands. The files of an embedded service are written by it alone, and
+//! its cache is in its memory, so a command that needs them asks the service, over the admin port.
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{Method, header},
+    web,
+};
+use likewise_analyst::{reader::Pace, verify::Stores};
+use likewise_http::{BodyLimit, Kind, Problem, Routes, read_body};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use crate::{Failure, verify};
+
+const VERIFY: &str = "/operator/verify";
+/// Bytes of what is asked.
+const ASKED_BYTES: usize = 4096;
+
+/// A comparison that is asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct Verify {
+    pub(crate) sample: Option<u16>,
+    pub(crate) repair: bool,
+    pub(crate) max_rate: u32,
+}
+
+/// Does one thing at a time.
+pub(crate) struct Operator {
+    stores: Arc<Stores>,
+    is_busy: AtomicBool,
+}
+
+/// Held while something is done.
+struct Turn(Arc<Operator>);
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.is_busy.store(false, Ordering::Release);
+    }
+}
+
+impl Operator {
+    pub(crate) fn new(stores: Stores) -> Arc<Self> {
+        Arc::new(Self { stores: Arc::new(stores), is_busy: AtomicBool::new(false) })
+    }
+
+    fn turn(self: &Arc<Self>) -> Result<Turn, Problem> {
+        if self.is_busy.swap(true, Ordering::AcqRel) {
+            return Err(Problem::new(&Kind::UNAVAILABLE, "Another operator's command is under way."));
+        }
+        Ok(Turn(Arc::clone(self)))
+    }
+
+    async fn verify(self: Arc<Self>, asked: Verify) -> Result<Value, Problem> {
+        let turn = self.turn()?;
+        let stores = Arc::clone(&self.stores);
+        let work = async move {
+            let _turn = turn;
+            let verified = verify::verify(&stores, asked, &Pace::new(asked.max_rate), &(Arc::new(|_| {}) as _)).await;
+            verified.map_err(|Failure { sentence, .. }| sentence)
+        };
+        beside(work).await.map_err(|sentence| Problem::new(&Kind::UNAVAILABLE, sentence))
+    }
+}
+
+/// Does what takes long on threads of its own, so that nobody who is served waits for it.
+async fn beside<T: Send + 'static>(
+    work: impl Future<Output = Result<T, String>> + Send + 'static,
+) -> Result<T, String> {
+    let (done, outcome) = oneshot::channel();
+    let run = move || {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(work));
+        let _nobody_waits = done.send(outcome);
+    };
+    thread::Builder::new().name("operator".into()).spawn(run).map_err(|e| e.to_string())?;
+    outcome.await.unwrap_or_else(|_| Err("it failed".into()))
+}
+
+/// What is asked, as JSON: a form of another site's page cannot send that.
+async fn asked<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload) -> Result<T, Problem> {
+    let kind = request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if kind != Some("application/json") {
+        return Err(Problem::from(&Kind::UNSUPPORTED_MEDIA_TYPE));
+    }
+    let body = read_body(request, payload, BodyLimit(ASKED_BYTES)).await?;
+    serde_json::from_slice(&body).map_err(|_| Problem::new(&Kind::INVALID_BODY, "The body is not what this takes."))
+}
+
+/// Adds what commands ask for.
+pub(crate) fn routes(routes: &mut Routes, operator: &Arc<Operator>) {
+    let operator = Arc::clone(operator);
+    routes.add(Method::POST, VERIFY, move |request: HttpRequest, payload: web::Payload| {
+        let operator = Arc::clone(&operator);
+        async move {
+            let report = operator.verify(asked(&request, payload).await?).await?;
+            Ok::<_, Problem>(HttpResponse::Ok().json(report))
+        }
+    });
+}
+
+/// A service that runs, for a command of its operator.
+pub(crate) struct Service {
+    base: String,
+    credential: Option<String>,
+}
+
+impl Service {
+    /// `credential` is a file with a token for the admin port, which is needed where there is authentication.
+    pub(crate) fn new(base: String, credential: Option<&Path>) -> Result<Self, Failure> {
+        let read =
+            |file: &Path| std::fs::read_to_string(file).map_err(|e| format!("{} cannot be read ({e})", file.display()));
+        let credential = credential.map(read).transpose()?.map(|text| format!("Bearer {}", text.trim()));
+        Ok(Self { base, credential })
+    }
+
+    /// Asks for a comparison, and waits for it.
+    pub(crate) async fn verify(self, asked: Verify) -> Result<Value, Failure> {
+        tokio::task::spawn_blocking(move || self.ask(VERIFY, &asked)).await?
+    }
+
+    fn ask(&self, path: &str, asked: &impl Serialize) -> Result<Value, Failure> {
+        let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
+        let mut request = agent.post(format!("{}{path}", self.base)).header("Content-Type", "application/json");
+        if let Some(credential) = &self.credential {
+            request = request.header("Authorization", credential);
+        }
+        let answer = request.send(serde_json::to_string(asked)?);
+        let mut answer =
+            answer.map_err(|e| format!("the service that owns the data does not answer at {} ({e})", self.base))?;
+        let text = answer.body_mut().with_config().limit(u64::MAX).read_to_string()?;
+        let value: Value = serde_json::from_str(&text).unwrap_or_default();
+        if answer.status().is_success() {
+            return Ok(value);
+        }
+        let detail = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("no reason given");
+        match answer.status().as_u16() {
+            401 | 403 => Err(format!(
+                "the service that owns the data asks who you are ({detail}); --credential-file names a token for its admin port"
+            )
+            .into()),
+            _ => Err(format!("the service that owns the data answers: {detail}").into()),
+        }
+    }
+}
