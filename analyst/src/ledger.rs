@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Events of a bucket: each of its pairs takes about 250 bytes while it is folded.
-const BUCKET_EVENTS: u64 = 400_000;
+const BUCKET_EVENTS: u64 = 300_000;
 /// Partitions that are read at once.
 const READERS: usize = 2;
 const CHUNK: usize = 16_384;

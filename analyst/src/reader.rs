@@ -35,7 +35,7 @@ impl Pace {
     }
 
     /// Waits until so many more records may have been read.
-    async fn took(&self, records: usize) {
+    pub async fn took(&self, records: usize) {
         let Some(per_second) = self.per_second else { return };
         let until = {
             let mut next = self.next.lock().await;

@@ -13,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::Error;
 
 /// Bytes that wait in memory, of all buckets together.
-const WAITING_BYTES: usize = 32 * 1024 * 1024;
+const WAITING_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of a block, at most and at least.
 const BLOCK_BYTES: (usize, usize) = (256 * 1024, 4 * 1024);
 

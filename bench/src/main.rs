@@ -8,6 +8,7 @@
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+mod analyst;
 mod command;
 mod disk;
 mod embedded;
@@ -67,6 +68,14 @@ enum Command {
         #[command(flatten)]
         options: query::Options,
     },
+    /// The commands for analysts over a long log: seconds, memory, bytes an event.
+    Analyst {
+        /// The release binary of likewise.
+        #[arg(long)]
+        likewise: PathBuf,
+        #[command(flatten)]
+        options: analyst::Options,
+    },
     /// Sends likes of new pairs to a service that runs, and prints what came of it.
     Load(load::Options),
     /// A server that another benchmark is compared with.
@@ -100,6 +109,7 @@ fn main() -> std::io::Result<()> {
         Command::Projection(options) => runtime.block_on(projection::run(&options)),
         Command::System { likewise, options } => runtime.block_on(system::run(&likewise, &options)),
         Command::Query { likewise, options } => runtime.block_on(query::run(&likewise, &options)),
+        Command::Analyst { likewise, options } => runtime.block_on(analyst::run(&likewise, &options)),
         Command::Load(options) => runtime.block_on(load::print(&options)),
         Command::Peer { kind, data_dir, server } => runtime.block_on(peers::serve(kind, &data_dir, &server)),
     }

@@ -135,7 +135,7 @@ pub(crate) async fn serve(kind: Kind, data_dir: &Path, servers: &[String]) -> Re
         }
         Kind::AcceptOnly => {
             let clock = Clock::system();
-            let log = SqliteLog::open(&data_dir.join("log.db"), Default::default()).map_err(std::io::Error::other)?;
+            let log = SqliteLog::open(&data_dir.join("log.db"), None).map_err(std::io::Error::other)?;
             let records =
                 SqliteRecords::open(&data_dir.join("records.db"), &Shards::all()).map_err(std::io::Error::other)?;
             let ports = Ports {

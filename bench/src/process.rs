@@ -41,8 +41,17 @@ impl Server {
 
 /// A process's resident memory in KiB, from /proc.
 pub(crate) fn rss_kib(process: u32) -> u64 {
+    status_kib(process, "VmRSS:")
+}
+
+/// The most resident memory that a process had so far, in KiB, from /proc.
+pub(crate) fn peak_kib(process: u32) -> u64 {
+    status_kib(process, "VmHWM:")
+}
+
+fn status_kib(process: u32, name: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
     line.and_then(|text| text.trim().split(' ').next()?.parse().ok()).unwrap_or(0)
 }
 

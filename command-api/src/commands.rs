@@ -331,8 +331,8 @@ impl Commands {
     /// Waits until the event at `position` is projected, at most `wait`, and gives the content's count then.
     pub(crate) async fn applied_count(&self, intent: &Intent, position: Position, wait: Duration) -> Option<i64> {
         let deadline = Instant::now() + wait;
+        self.scopes.passed(&self.ports.counters, position, deadline).await;
         let scope = self.scopes.scope(position.partition).await.ok()??;
-        self.ports.counters.passed(scope, position.offset, wait).await;
         let ask = Ask { scope, counts: vec![intent.content], statuses: vec![] };
         let read = timeout_at(deadline.max(Instant::now() + Duration::from_millis(50)), async {
             let answers = self.ports.counters.read(&[ask], None).await.ok();

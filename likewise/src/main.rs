@@ -23,6 +23,7 @@ mod operator;
 mod pages;
 mod private;
 mod reading;
+mod rebuild;
 mod replay;
 mod security;
 mod serve;
@@ -84,6 +85,7 @@ enum Command {
     History(history::Options),
     Top(top::Options),
     Verify(verify::Options),
+    Rebuild(rebuild::Options),
     Digest(digest::Options),
 }
 
@@ -148,6 +150,7 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::History(options) => runtime.block_on(history::run(&loaded.settings, &options)),
         Command::Top(options) => runtime.block_on(top::run(&loaded.settings, &options)),
         Command::Verify(options) => runtime.block_on(verify::run(&loaded.settings, &options)),
+        Command::Rebuild(options) => runtime.block_on(rebuild::run(&loaded.settings, &options)),
         Command::Digest(options) => runtime.block_on(digest::run(&loaded.settings, &options)),
     };
     // What still blocks a thread then, such as leaving a group whose broker is silent, is left to end with the process.

@@ -16,15 +16,25 @@ use actix_web::{
     http::{Method, header},
     web,
 };
+use async_trait::async_trait;
 use likewise_analyst::{reader::Pace, verify::Stores};
 use likewise_http::{BodyLimit, Kind, Problem, Routes, read_body};
+use likewise_storage::{
+    StoreError,
+    records::{ReplaceableRecords, Successor},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use crate::{Failure, verify};
+use crate::{
+    Failure,
+    rebuild::{self, Rebuild, Switch},
+    verify, wiring,
+};
 
 const VERIFY: &str = "/operator/verify";
+const REBUILD: &str = "/operator/rebuild";
 /// Bytes of what is asked.
 const ASKED_BYTES: usize = 4096;
 
@@ -40,7 +50,34 @@ pub(crate) struct Verify {
 /// Does one thing at a time.
 pub(crate) struct Operator {
     stores: Arc<Stores>,
+    /// Where the records are.
+    urls: Vec<String>,
+    /// The same store as in `stores`, where this process owns its files.
+    files: Option<Arc<ReplaceableRecords>>,
     is_busy: AtomicBool,
+}
+
+/// Replaces files while everything else goes on.
+struct Online {
+    files: Arc<ReplaceableRecords>,
+    urls: Vec<String>,
+}
+
+#[async_trait]
+impl Switch for Online {
+    async fn switch(&self, successors: &[Arc<dyn Successor>]) -> Result<(), Failure> {
+        let open = || async {
+            let records = wiring::writable_records(&self.urls).await;
+            records.map_err(|failure| StoreError::unavailable("the record store", failure.sentence))
+        };
+        let replace = || async {
+            for successor in successors {
+                successor.switch().await?;
+            }
+            open().await
+        };
+        Ok(self.files.replace(replace, open).await?)
+    }
 }
 
 /// Held while something is done.
@@ -53,8 +90,8 @@ impl Drop for Turn {
 }
 
 impl Operator {
-    pub(crate) fn new(stores: Stores) -> Arc<Self> {
-        Arc::new(Self { stores: Arc::new(stores), is_busy: AtomicBool::new(false) })
+    pub(crate) fn new(stores: Stores, urls: Vec<String>, files: Option<Arc<ReplaceableRecords>>) -> Arc<Self> {
+        Arc::new(Self { stores: Arc::new(stores), urls, files, is_busy: AtomicBool::new(false) })
     }
 
     fn turn(self: &Arc<Self>) -> Result<Turn, Problem> {
@@ -71,6 +108,25 @@ impl Operator {
             let _turn = turn;
             let verified = verify::verify(&stores, asked, &Pace::new(asked.max_rate), &(Arc::new(|_| {}) as _)).await;
             verified.map_err(|Failure { sentence, .. }| sentence)
+        };
+        beside(work).await.map_err(|sentence| Problem::new(&Kind::UNAVAILABLE, sentence))
+    }
+}
+
+impl Operator {
+    async fn rebuild(self: Arc<Self>, asked: rebuild::Asked) -> Result<Value, Problem> {
+        let turn = self.turn()?;
+        let Some(files) = self.files.clone() else {
+            return Err(Problem::new(&Kind::UNAVAILABLE, "The records are on servers: run likewise rebuild itself."));
+        };
+        let work = async move {
+            let _turn = turn;
+            let (log, live, urls) = (Arc::clone(&self.stores.log), Arc::clone(&self.stores.records), self.urls.clone());
+            let rebuilt = async {
+                let rebuild = Rebuild::new(log, live, &urls)?;
+                rebuild.run(asked, &indicatif::ProgressBar::hidden(), &Online { files, urls }).await
+            };
+            rebuilt.await.map_err(|Failure { sentence, .. }| sentence)
         };
         beside(work).await.map_err(|sentence| Problem::new(&Kind::UNAVAILABLE, sentence))
     }
@@ -102,6 +158,14 @@ async fn asked<T: DeserializeOwned>(request: &HttpRequest, payload: web::Payload
 
 /// Adds what commands ask for.
 pub(crate) fn routes(routes: &mut Routes, operator: &Arc<Operator>) {
+    let rebuilder = Arc::clone(operator);
+    routes.add(Method::POST, REBUILD, move |request: HttpRequest, payload: web::Payload| {
+        let operator = Arc::clone(&rebuilder);
+        async move {
+            let told = operator.rebuild(asked(&request, payload).await?).await?;
+            Ok::<_, Problem>(HttpResponse::Ok().json(told))
+        }
+    });
     let operator = Arc::clone(operator);
     routes.add(Method::POST, VERIFY, move |request: HttpRequest, payload: web::Payload| {
         let operator = Arc::clone(&operator);
@@ -130,6 +194,11 @@ impl Service {
     /// Asks for a comparison, and waits for it.
     pub(crate) async fn verify(self, asked: Verify) -> Result<Value, Failure> {
         tokio::task::spawn_blocking(move || self.ask(VERIFY, &asked)).await?
+    }
+
+    /// Asks for a rebuild, and waits for it.
+    pub(crate) async fn rebuild(self, asked: rebuild::Asked) -> Result<Value, Failure> {
+        tokio::task::spawn_blocking(move || self.ask(REBUILD, &asked)).await?
     }
 
     fn ask(&self, path: &str, asked: &impl Serialize) -> Result<Value, Failure> {

@@ -19,7 +19,9 @@ use likewise_http::{Audience, Health, HealthApi, Routes, Server, health_routes};
 use likewise_projector::{Limits, PartitionState, Status};
 use likewise_query_api::Secret;
 use likewise_schema::Partition;
-use likewise_storage::{Clock, CounterStore, DataDir, EventLog, RecordStore, RequestStore, log::Membership};
+use likewise_storage::{
+    Clock, CounterStore, DataDir, EventLog, RecordStore, RequestStore, log::Membership, records::ReplaceableRecords,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -112,7 +114,13 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
     let mut dirs = own_directories(settings)?;
     let clock = Clock::system();
     let log = wiring::writable_log(&settings.log, settings.partitions).await?;
-    let records = wiring::writable_records(&settings.records).await?;
+    let mut records = wiring::writable_records(&settings.records).await?;
+    // Files are replaced by the process that has them open.
+    let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
+    let files = is_embedded.then(|| Arc::new(ReplaceableRecords::new(Arc::clone(&records))));
+    if let Some(files) = &files {
+        records = Arc::clone(files) as Arc<dyn RecordStore>;
+    }
     let replica = match &settings.records_replica[..] {
         [] => None,
         urls => Some(wiring::readable_records(urls).await?),
@@ -143,7 +151,7 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
     let console = Console::new(&stores.log, queries.clone());
-    let operator = roles.projector.then(|| stores.operator());
+    let operator = roles.projector.then(|| stores.operator(settings, files));
     let admin = Server::start(admin_listener, admin_edge, move |routes| {
         admin_routes(routes, &admin_health, &metrics, &console);
         operator.iter().for_each(|operator| operator::routes(routes, operator));
@@ -209,12 +217,13 @@ impl Stores {
         Arc::new(likewise_command_api::State::new(commands, settings.security.content_types.clone()))
     }
 
-    fn operator(&self) -> Arc<Operator> {
-        Operator::new(likewise_analyst::verify::Stores {
+    fn operator(&self, settings: &Settings, files: Option<Arc<ReplaceableRecords>>) -> Arc<Operator> {
+        let stores = likewise_analyst::verify::Stores {
             log: Arc::clone(&self.log),
             records: Arc::clone(&self.records),
             counters: Some(Arc::clone(&self.counters)),
-        })
+        };
+        Operator::new(stores, settings.records.clone(), files)
     }
 
     fn queries(&self, secret: Secret, likers: Audience) -> Arc<likewise_query_api::State> {

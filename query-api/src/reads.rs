@@ -271,10 +271,9 @@ impl Reads {
     }
 
     pub(crate) async fn wait(&self, partition: Partition, after: &After, deadline: Instant) {
-        let (scope, offset) = (self.scopes.scope(partition).await, after.offset(partition));
         let started = Instant::now();
-        if let (Ok(Some(scope)), Some(offset)) = (scope, offset) {
-            self.ports.counters.passed(scope, offset, deadline.saturating_duration_since(started)).await;
+        if let Some(offset) = after.offset(partition) {
+            self.scopes.passed(&self.ports.counters, Position { partition, offset }, deadline).await;
         }
         // The counters may have passed it while an older source had answered, or the hint may be lost.
         if started.elapsed() < LOOK_AGAIN {

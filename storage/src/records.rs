@@ -3,8 +3,10 @@
 mod digest;
 #[cfg(feature = "servers")]
 mod mysql;
+mod replaceable;
 mod spread;
 mod sqlite;
+mod successor;
 
 use std::collections::{HashMap, HashSet};
 
@@ -19,8 +21,10 @@ use tokio::sync::mpsc;
 pub use self::mysql::MysqlRecords;
 pub use self::{
     digest::DigestBuilder,
+    replaceable::ReplaceableRecords,
     spread::{Shards, SpreadRecords},
-    sqlite::SqliteRecords,
+    sqlite::{SqliteRecords, SqliteSuccessor},
+    successor::{Standing, Successor},
 };
 use crate::{StoreError, log::Mark};
 

@@ -3,12 +3,12 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use likewise_schema::{Partition, PartitionCount};
+use likewise_schema::{Partition, PartitionCount, Position};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use crate::{
-    StoreError,
+    CounterStore, StoreError,
     counters::Scope,
     records::{Claim, Generation, RecordStore},
 };
@@ -17,6 +17,9 @@ use crate::{
 const READ_AGAIN_AFTER: Duration = Duration::from_millis(50);
 /// How long a request waits for a checkpoint that is read again.
 const LOOK_MAX: Duration = Duration::from_millis(50);
+
+/// How long one set of tables is waited for before it is asked whether it is still the one.
+const WAIT_ON_ONE: Duration = Duration::from_millis(250);
 
 /// The generations that a process knows.
 pub struct Scopes {
@@ -92,6 +95,20 @@ impl Scopes {
     /// What the records reflect of a partition, read a moment ago where they answer; none if that is not known.
     pub async fn records_claim(&self, partition: Partition) -> Option<Claim> {
         self.look_again(partition).await.map(|known| known.claim)
+    }
+
+    /// Waits until the counters have passed a position, at most until `deadline`. A hint, as [`CounterStore::passed`] is.
+    /// New tables can come meanwhile, and with them other counters: who waits goes over to them.
+    pub async fn passed(&self, counters: &Arc<dyn CounterStore>, position: Position, deadline: Instant) {
+        while let Ok(Some(scope)) = self.scope(position.partition).await {
+            let started = Instant::now();
+            let wait = deadline.saturating_duration_since(started).min(WAIT_ON_ONE);
+            counters.passed(scope, position.offset, wait).await;
+            if started.elapsed() < wait || Instant::now() >= deadline {
+                return;
+            }
+            self.doubt(position.partition);
+        }
     }
 
     /// Reads the generation again before long: progress was missing or stale.

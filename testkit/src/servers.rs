@@ -49,6 +49,11 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where it keeps its data.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
     /// The server's own process.
     pub fn id(&self) -> u32 {
         self.running.as_ref().expect("the server runs").id

@@ -6,6 +6,7 @@
 mod migrate;
 mod rows;
 mod statements;
+mod successor;
 
 use std::{
     collections::HashMap,
@@ -79,6 +80,7 @@ pub struct MysqlRecords {
     flavour: OnceCell<Flavour>,
     /// The newest bucket slot of each partition; older ones are dropped relative to it.
     newest_slots: Mutex<HashMap<Partition, i64>>,
+    options: MySqlConnectOptions,
 }
 
 impl fmt::Debug for MysqlRecords {
@@ -181,6 +183,10 @@ impl MysqlRecords {
         } else {
             options.ssl_mode(MySqlSslMode::VerifyIdentity)
         };
+        Ok(Self::with(options, shards))
+    }
+
+    fn with(options: MySqlConnectOptions, shards: &Shards) -> Self {
         // Each size of a multi-row statement is prepared once for each table.
         let options = options.statement_cache_capacity(1024).disable_statement_logging();
         let pool = |most, session: &'static str, wait, idle| {
@@ -202,14 +208,15 @@ impl MysqlRecords {
                 })
                 .connect_lazy_with(options.clone())
         };
-        Ok(Self {
+        Self {
             shards: shards.clone(),
             writers: (0..WRITERS).map(|_| pool(1, WRITER_SESSION, WRITE_MAX, IDLE_MAX)).collect(),
             readers: pool(READERS_MAX, READER_SESSION, CONNECT_MAX, Duration::from_secs(30)),
             breaker: Breaker::new(STORE, BREAKER),
             flavour: OnceCell::new(),
             newest_slots: Mutex::default(),
-        })
+            options,
+        }
     }
 
     /// Makes the tables, or brings them to this program's version. Changes nothing where they are.

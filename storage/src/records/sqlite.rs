@@ -3,6 +3,8 @@
 //! The file is derived from the log, so a commit need only survive a crash of the process (`synchronous=NORMAL`):
 //! after a power cut rows and checkpoints are back at one earlier moment, together, and the log is read from there.
 
+mod successor;
+
 use std::{
     collections::{HashMap, HashSet},
     path::Path,
@@ -37,6 +39,8 @@ const READERS: usize = 4;
 const SORTED_ROWS_MAX: i64 = 256;
 /// Rows that a scan sends at once.
 const SCAN_ROWS: usize = 1000;
+
+pub use self::successor::SqliteSuccessor;
 
 /// Records in a SQLite file.
 #[derive(Debug)]

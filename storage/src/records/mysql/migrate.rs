@@ -32,7 +32,8 @@ pub(super) async fn run(pool: &MySqlPool, shards: &Shards) -> Result<(), StoreEr
     if let Some(held) = held_shards(&mut connection).await {
         refuse_other_shards(held, shards)?;
     }
-    migrations(shards).run(&mut *connection).await.map_err(|error| match error {
+    drop(connection);
+    migrations(shards).run(pool).await.map_err(|error| match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => describe(&error),
         MigrateError::Dirty(version) => StoreError::unusable(
             STORE,
