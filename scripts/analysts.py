@@ -2,9 +2,11 @@
 
 import datetime
 import json
+import os
 import pathlib
 import random
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -12,6 +14,7 @@ import time
 import urllib.request
 import uuid
 
+import boto3
 import cloudevents.core.bindings.kafka as kafka_binding
 import cloudevents.core.formats.json as cloud_json
 import duckdb
@@ -196,6 +199,41 @@ def contracts(service, events):
     check("headers of a record that AsyncAPI describes", sorted(raw[0]["headers"][index][0] for index in range(len(raw[0]["headers"]))), sorted(headers))
 
 
+def to_s3(service, likes, events):
+    print("S3")
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    server = subprocess.Popen([str(pathlib.Path(sys.executable).parent / "moto_server"), "-H", "127.0.0.1", "-p", str(port)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        endpoint = f"http://127.0.0.1:{port}"
+        known = dict(AWS_ENDPOINT_URL=endpoint, AWS_ALLOW_HTTP="true", AWS_ACCESS_KEY_ID="someone", AWS_SECRET_ACCESS_KEY="secret-of-someone", AWS_REGION="us-east-1")
+        client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id="someone", aws_secret_access_key="x", region_name="us-east-1")
+        for _ in range(300):
+            try:
+                client.create_bucket(Bucket="likes")
+                break
+            except Exception:
+                time.sleep(0.1)
+        environment = {**os.environ, **known}
+        run = lambda *arguments: json.loads(service.run("export", "--to", "s3://likes/all", *arguments, "--json", env=environment))
+        check("events exported", run()["records"], events)
+        check("events exported again", run()["records"], 0)
+        state = run("--check")
+        check("events found whole", (state["records"], state["missing"]), (events, 0))
+        names = {item["Key"].split("/", 1)[1] for page in client.get_paginator("list_objects_v2").paginate(Bucket="likes") for item in page["Contents"]}
+        check("files as in a folder", names, {str(path.relative_to(likes)) for path in likes.rglob("*.parquet")})
+        for what, target, changed in [("does not exist", "s3://nowhere/all", {}), ("cannot be", "s3://likes/all", {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"})]:
+            failed = subprocess.run([BINARY, "export", "--to", target, *service.settings], capture_output=True, text=True, env={**environment, **changed})
+            assert failed.returncode == 1 and what in failed.stderr and len(failed.stderr.splitlines()) == 1, failed.stderr
+            assert "secret-of-someone" not in failed.stderr, failed.stderr
+            print(" ", failed.stderr.strip())
+    finally:
+        server.kill()
+        server.wait()
+
+
 def by_mysql(url, counts):
     print("MySQL")
     host, port, database = re.match(r"mysql://root@([^:]+):(\d+)/(\w+)", url).groups()
@@ -212,7 +250,6 @@ def by_mysql(url, counts):
 
 
 def main():
-    import os
     server = os.environ.get("LIKEWISE_TEST_MYSQL")
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
@@ -232,6 +269,7 @@ def main():
             connection = notebook(service, likes, events, counts)
             readers(likes, events, connection)
             contracts(service, events)
+            to_s3(service, likes, events)
             if SPARK:
                 by_spark(likes, events, connection)
             if records:

@@ -25,6 +25,9 @@ use crate::{
 
 /// Partitions that are exported at once: each holds a file in memory.
 const WRITERS: usize = 2;
+/// How long one request to an object store is tried.
+#[cfg(feature = "s3")]
+const RETRIED_MAX: std::time::Duration = std::time::Duration::from_secs(20);
 /// Files that are looked at at once.
 const OPENED: usize = 8;
 /// As much of a file's end as its footer mostly takes.
@@ -73,7 +76,8 @@ impl Target {
         }
         // Another part of the program may have chosen already; it would have chosen the same.
         let _chosen = rustls::crypto::ring::default_provider().install_default();
-        let store = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).build();
+        let retry = object_store::RetryConfig { max_retries: 5, retry_timeout: RETRIED_MAX, ..Default::default() };
+        let store = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).build();
         let store = store.map_err(|e| Error::file(&format!("{name} cannot be used"), plain(&e)))?;
         Ok(Self { store: Arc::new(object_store::prefix::PrefixStore::new(store, prefix)), name: name.to_owned() })
     }
@@ -163,13 +167,24 @@ fn plain(error: &object_store::Error) -> String {
         }
         other => {
             let mut source: Option<&dyn std::error::Error> = Some(other);
+            let mut all = String::new();
             while let Some(error) = source {
                 if let Some(io) = error.downcast_ref::<std::io::Error>() {
                     return io.kind().to_string();
                 }
+                all += &error.to_string();
                 source = error.source();
             }
-            "it failed".into()
+            // What a store answered can hold anything, and is not repeated.
+            let says = |words: &[&str]| words.iter().any(|word| all.contains(word));
+            match () {
+                () if says(&["NoSuchBucket", "404"]) => "the bucket does not exist".into(),
+                () if says(&["AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403"]) => {
+                    "permission is denied".into()
+                }
+                () if says(&["sending request", "connect", "timed out"]) => "it cannot be reached".into(),
+                () => "it failed".into(),
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 mod abuse;
+mod backup;
 mod config;
 mod console;
 mod count_at;
@@ -86,6 +87,8 @@ enum Command {
     Top(top::Options),
     Verify(verify::Options),
     Rebuild(rebuild::Options),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     Digest(digest::Options),
 }
 
@@ -151,6 +154,8 @@ fn run(cli: Cli) -> Result<(), Failure> {
         Command::Top(options) => runtime.block_on(top::run(&loaded.settings, &options)),
         Command::Verify(options) => runtime.block_on(verify::run(&loaded.settings, &options)),
         Command::Rebuild(options) => runtime.block_on(rebuild::run(&loaded.settings, &options)),
+        Command::Backup(options) => runtime.block_on(backup::backup(&loaded.settings, &options)),
+        Command::Restore(options) => runtime.block_on(backup::restore(&loaded.settings, &options)),
         Command::Digest(options) => runtime.block_on(digest::run(&loaded.settings, &options)),
     };
     // What still blocks a thread then, such as leaving a group whose broker is silent, is left to end with the process.

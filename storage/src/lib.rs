@@ -12,6 +12,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod backup;
 #[cfg(feature = "servers")]
 mod breaker;
 mod clock;

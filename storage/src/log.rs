@@ -20,6 +20,7 @@ pub use self::kafka::{
     KafkaLog, KafkaUrl,
     topic::{check as check_topic, create as create_topic},
 };
+pub(crate) use self::sqlite::{APPLICATION_ID as SQLITE_APPLICATION_ID, file as sqlite_file};
 pub use self::{
     membership::{Membership, Report},
     sqlite::SqliteLog,

@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 
 #[cfg(feature = "servers")]
 pub use self::mysql::MysqlRecords;
+pub(crate) use self::sqlite::{APPLICATION_ID as SQLITE_APPLICATION_ID, file as sqlite_file};
 pub use self::{
     digest::DigestBuilder,
     replaceable::ReplaceableRecords,

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     thread,
     time::{Duration, Instant},
@@ -131,6 +131,20 @@ impl File {
         };
         set_up().map_err(|e| self.error(&e))?;
         Ok(connection)
+    }
+
+    /// Copies what one snapshot shows into a new file, which is on disk in the end. Others may write meanwhile.
+    pub(crate) fn copy(&self, application_id: i32, to: &Path) -> Result<(), StoreError> {
+        let connection = self.open_readable(application_id)?;
+        let copied = connection.execute("VACUUM INTO ?1", [to.display().to_string()]);
+        copied.map_err(|e| {
+            StoreError::unavailable(
+                self.store,
+                format!("{} cannot be copied to {} ({e})", self.path.display(), to.display()),
+            )
+        })?;
+        let synced = std::fs::File::open(to).and_then(|file| file.sync_all());
+        synced.map_err(|e| StoreError::unavailable(self.store, format!("{}: {e}", to.display())))
     }
 
     /// The schema version, 0 for a new file. Refuses a foreign, newer or damaged file.

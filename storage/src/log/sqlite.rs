@@ -25,7 +25,7 @@ use crate::{
 
 const STORE: &str = "the log";
 /// "Lwl2" in the file header, so that a foreign database is not taken for a log.
-const APPLICATION_ID: i32 = 0x4c77_6c32;
+pub(crate) const APPLICATION_ID: i32 = 0x4c77_6c32;
 const READERS: usize = 4;
 /// A batch that reaches this many bytes is a row of its own.
 const BATCH_BYTES: usize = 1024 * 1024;
@@ -108,7 +108,7 @@ impl SqliteLog {
     }
 }
 
-fn file(path: &Path) -> File {
+pub(crate) fn file(path: &Path) -> File {
     File { path: PathBuf::from(path), store: STORE, cache_kib: 8192, page_bytes: 8192, synchronous: "FULL", wal: None }
 }
 

@@ -32,7 +32,7 @@ use crate::{
 
 const STORE: &str = "the record store";
 /// "Lwr2" in the file header.
-const APPLICATION_ID: i32 = 0x4c77_7232;
+pub(crate) const APPLICATION_ID: i32 = 0x4c77_7232;
 const READERS: usize = 4;
 /// A content with at most so many rows, cancelled ones too, has its likers sorted when they are asked for. That saves
 /// most contents a place in an index, and each of their likes the writing of a page.
@@ -82,7 +82,7 @@ impl SqliteRecords {
     }
 }
 
-fn file(path: &Path) -> File {
+pub(crate) fn file(path: &Path) -> File {
     let wal = Some(WalLimits { pass: 24_000, long: 65_536 });
     File { path: path.to_owned(), store: STORE, cache_kib: 131_072, page_bytes: 4096, synchronous: "NORMAL", wal }
 }
