@@ -150,7 +150,7 @@ async fn project(likewise: &Path, settings: &[String], options: &Options) -> Res
     let started = Instant::now();
     let mut command = Command::new(likewise);
     command.args(["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"]).args(settings);
-    let server = Server::start(&mut command.stderr(Stdio::null()))?;
+    let server = Server::start(command.stderr(Stdio::null()))?;
     let admin = server.admin.clone().ok_or_else(|| Error::other("no admin port"))?;
     let accepted = async || -> Result<u64> {
         let metrics = crate::load::Connection::open(&admin).await?.get("/metrics").await?;
