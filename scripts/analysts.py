@@ -21,6 +21,7 @@ import duckdb
 import jsonschema
 import pandas
 import polars
+import pyarrow.parquet
 import pymysql
 import yaml
 from cloudevents.core.v1.event import CloudEvent
@@ -135,6 +136,8 @@ def notebook(service, likes, events, counts):
 def readers(likes, events, connection):
     print("pandas, Polars")
     ids = {row[0] for row in connection.execute(f"SELECT request_id FROM read_parquet('{likes}/**/*.parquet')").fetchall()}
+    schemas = {str(pyarrow.parquet.read_schema(path).remove_metadata()) for path in likes.rglob("*.parquet")}
+    check("schemas of all files, whatever their rows", len(schemas), 1)
     frame = pandas.read_parquet(likes)
     check("rows by pandas", (len(frame), set(frame["request_id"]) == ids, str(frame["received_at"].dtype)),
           (events, True, "datetime64[ms, UTC]"))

@@ -9,7 +9,7 @@ use std::{
 use likewise_schema::{
     Content, ContentId, ContentType, LikeToggled, Offset, Pair, Partition, PartitionCount, RequestId, Timestamp, UserId,
 };
-use likewise_storage::{EventLog, StoreError};
+use likewise_storage::EventLog;
 use serde::{Deserialize, Serialize};
 use tokio::{sync::Semaphore, task::JoinSet};
 use xxhash_rust::xxh3::xxh3_64;
@@ -167,10 +167,6 @@ impl Ledger {
                 Prefix::Offsets(offsets) => offsets.get(&partition).copied(),
             };
             if let Some(end) = end {
-                if end > bounds.end {
-                    let reason = format!("partition {partition} ends at {}, before {end}", bounds.end);
-                    return Err(StoreError::unusable("the log", reason).into());
-                }
                 ends.insert(partition, end);
             }
         }

@@ -14,6 +14,9 @@ use tokio::{
 
 /// Bytes of values of one chunk.
 const CHUNK_BYTES: usize = 4 * 1024 * 1024;
+/// How long the log may take to show records up to an end that others know already, and how often it is looked at.
+const END_MAX: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// By how much the clocks of processes that write may differ where a moment is looked for by halves.
 const CLOCKS_DIFFER_MILLIS: i64 = 60_000;
 
@@ -82,9 +85,16 @@ impl PartitionReader {
             return Ok(Vec::new());
         }
         let limit = ReadLimit { records: self.chunk, bytes: CHUNK_BYTES, wait: Duration::ZERO };
-        let slice = self.log.read(self.partition, self.next, limit).await?;
-        let mut records = slice.records;
-        records.retain(|record| record.offset < self.end);
+        let started = Instant::now();
+        let records = loop {
+            let mut records = self.log.read(self.partition, self.next, limit).await?.records;
+            records.retain(|record| record.offset < self.end);
+            // Where the end came from elsewhere, what is known here of the log's end may be a moment older.
+            if !records.is_empty() || started.elapsed() > END_MAX {
+                break records;
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        };
         for record in &records {
             if record.offset != self.next {
                 let (partition, next) = (self.partition, self.next);

@@ -180,6 +180,9 @@ fn commands(likewise: &Path, settings: &[String], dir: &Path, name: &str, option
         let (seconds, peak) = timed(likewise, arguments, settings)?;
         println!("  {command:22} {seconds:6.1} s, {:4} MiB at most", peak / 1024);
     }
+    // Last, for it makes the tables anew.
+    let (seconds, peak) = timed(likewise, &["rebuild", "--max-rate", "0"], settings)?;
+    println!("  {:22} {seconds:6.1} s, {:4} MiB at most", "rebuild", peak / 1024);
     let bytes = tree_bytes(Path::new(&export))?;
     println!("  {name}: {} bytes an event in Parquet", bytes / options.events.max(1));
     Ok(())

@@ -18,7 +18,7 @@ use likewise_analyst::{
 use likewise_projector::{Limits, Ports, Status};
 use likewise_schema::{Offset, Partition};
 use likewise_storage::{
-    Clock, DataDir, EventLog, RecordStore,
+    Clock, EventLog, RecordStore,
     counters::MemoryCounters,
     log::Membership,
     records::{Shards, SqliteSuccessor, Standing, Successor},
@@ -92,7 +92,7 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     };
     let asked = Asked { what, max_rate: options.reading.max_rate() };
     let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
-    let service = if is_embedded { DataDir::operator_of(&settings.data_dir) } else { None };
+    let service = if is_embedded { wiring::operator_of(&settings.records)? } else { None };
     let outcome = match service {
         Some(base) => {
             let bar = reading::spinner("the service that owns the data rebuilds");
@@ -270,7 +270,13 @@ impl Rebuild {
         let level = async {
             for part in fresh {
                 for partition in &part.partitions {
-                    let live = self.live.checkpoint(*partition).await?.map(|stored| stored.next_offset);
+                    // Live tables of another log, or beyond this one's end, are halted: there is nothing to be level with.
+                    let live = self.live.checkpoint(*partition).await?;
+                    let live = live.filter(|stored| stored.log_identity == self.log.identity());
+                    let live = match live.map(|stored| stored.next_offset) {
+                        Some(next) => Some(next.min(self.log.bounds(*partition).await?.end)),
+                        None => None,
+                    };
                     while part.records.checkpoint(*partition).await?.map(|stored| stored.next_offset) < live {
                         part.check()?;
                         sleep(Duration::from_millis(5)).await;

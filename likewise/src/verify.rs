@@ -10,7 +10,7 @@ use likewise_analyst::{
 };
 use likewise_projector::fold::FOLD_VERSION;
 use likewise_schema::{Partition, PartitionCount};
-use likewise_storage::{Clock, DataDir, records::Owner};
+use likewise_storage::{Clock, records::Owner};
 use rand::seq::IteratorRandom;
 use serde_json::Value;
 
@@ -63,7 +63,7 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     let asked =
         operator::Verify { sample: options.sample, repair: options.repair, max_rate: options.reading.max_rate() };
     let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
-    let service = if is_embedded { DataDir::operator_of(&settings.data_dir) } else { None };
+    let service = if is_embedded { wiring::operator_of(&settings.records)? } else { None };
     let outcome = match service {
         Some(base) => {
             let bar = reading::spinner("the service that owns the data compares");

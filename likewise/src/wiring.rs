@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use likewise_schema::PartitionCount;
 use likewise_storage::{
-    Clock, CounterStore, EventLog, RecordStore, RedisTimeouts, RequestStore, StoreError,
+    Clock, CounterStore, DataDir, EventLog, RecordStore, RedisTimeouts, RequestStore, StoreError,
     counters::{MemoryCounters, RedisCounters},
     log::{KafkaLog, KafkaUrl, SqliteLog},
     records::{MysqlRecords, Shards, SpreadRecords, SqliteRecords},
@@ -12,7 +12,7 @@ use likewise_storage::{
 };
 use tracing::warn;
 
-use crate::Failure;
+use crate::{Failure, serve::directory_of};
 
 /// Whether a store is in this process's files, and so belongs to one process.
 pub(crate) fn is_embedded(url: &str) -> bool {
@@ -90,6 +90,18 @@ pub(crate) fn record_places(urls: &[String]) -> Result<Vec<(Shards, Place)>, Fai
     }
     SpreadRecords::check(parts.iter().map(|(shards, _)| shards))?;
     Ok(parts)
+}
+
+/// Where the service that owns embedded records takes what an operator asks of it; none if no service has them open.
+pub(crate) fn operator_of(urls: &[String]) -> Result<Option<String>, Failure> {
+    for (_, place) in record_places(urls)? {
+        if let Place::File(path) = place
+            && let Some(operator) = DataDir::operator_of(&directory_of(&path))
+        {
+            return Ok(Some(operator));
+        }
+    }
+    Ok(None)
 }
 
 /// The records, for writing. The caller owns their directories.
