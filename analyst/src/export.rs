@@ -6,7 +6,12 @@
 
 mod file;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    fs::{File, TryLockError},
+    path::Path,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -23,6 +28,8 @@ use crate::{
     stream::Entry,
 };
 
+/// Locked by the export that runs.
+const LOCK: &str = ".export.lock";
 /// Partitions that are exported at once: each holds a file in memory.
 const WRITERS: usize = 2;
 /// How long one request to an object store is tried.
@@ -40,6 +47,8 @@ pub struct Target {
     store: Arc<dyn ObjectStore>,
     /// As it was named.
     name: String,
+    /// Of a folder: held by the one export that may run into it.
+    lock: Option<Arc<File>>,
 }
 
 impl Target {
@@ -54,18 +63,36 @@ impl Target {
         let folder = Path::new(name.strip_prefix("file://").unwrap_or(name));
         let fail = |e: &dyn std::fmt::Display| Error::file(&format!("{} cannot be written", folder.display()), e);
         std::fs::create_dir_all(folder).map_err(|e| fail(&e))?;
+        let lock =
+            File::options().create(true).truncate(false).write(true).open(folder.join(LOCK)).map_err(|e| fail(&e))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(Error::asked(format!("another export runs into {name}"))),
+            Err(TryLockError::Error(error)) => return Err(fail(&error)),
+        }
         remove_unfinished(folder);
-        let store = LocalFileSystem::new_with_prefix(folder).map_err(|e| fail(&e))?.with_fsync(true);
-        Ok(Self { store: Arc::new(store), name: name.to_owned() })
+        let mut target = Self::folder(name, folder)?;
+        target.lock = Some(Arc::new(lock));
+        Ok(target)
     }
 
-    /// The same, which must be there already.
+    fn folder(name: &str, folder: &Path) -> Result<Self, Error> {
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .map_err(|e| Error::file(&format!("{} cannot be read", folder.display()), plain(&e)))?
+            .with_fsync(true);
+        Ok(Self { store: Arc::new(store), name: name.to_owned(), lock: None })
+    }
+
+    /// The same to look at only, which must be there already.
     pub fn existing(name: &str) -> Result<Self, Error> {
         let folder = name.strip_prefix("file://").unwrap_or(name);
-        if !name.starts_with("s3://") && !Path::new(folder).is_dir() {
+        if name.contains("://") && folder == name {
+            return Self::open(name);
+        }
+        if !Path::new(folder).is_dir() {
             return Err(Error::asked(format!("there is no folder {folder}")));
         }
-        Self::open(name)
+        Self::folder(name, Path::new(folder))
     }
 
     #[cfg(feature = "s3")]
@@ -79,7 +106,11 @@ impl Target {
         let retry = object_store::RetryConfig { max_retries: 5, retry_timeout: RETRIED_MAX, ..Default::default() };
         let store = object_store::aws::AmazonS3Builder::from_env().with_bucket_name(bucket).with_retry(retry).build();
         let store = store.map_err(|e| Error::file(&format!("{name} cannot be used"), plain(&e)))?;
-        Ok(Self { store: Arc::new(object_store::prefix::PrefixStore::new(store, prefix)), name: name.to_owned() })
+        Ok(Self {
+            store: Arc::new(object_store::prefix::PrefixStore::new(store, prefix)),
+            name: name.to_owned(),
+            lock: None,
+        })
     }
 
     #[cfg(not(feature = "s3"))]
@@ -193,7 +224,8 @@ fn plain(error: &object_store::Error) -> String {
 fn remove_unfinished(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        if path.is_dir() {
+        // Not through links, which lead elsewhere.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             remove_unfinished(&path);
         } else if path.file_name().is_some_and(|name| name.to_string_lossy().contains(".parquet#")) {
             let _it_is_in_nobodys_way = std::fs::remove_file(path);
@@ -312,6 +344,10 @@ pub async fn export(
         let (files, records) = ended.map_err(|e| Error::file("the export failed", e))??;
         done.files += files;
         done.records += records;
+    }
+    if target.lock.is_none() && done.files > 0 {
+        // Nobody can be kept out of a bucket: another run at the same time is noticed.
+        in_order(&target.files(false, &nothing).await?, log, &target.name).await?;
     }
     Ok(done)
 }

@@ -28,13 +28,20 @@ pub struct Pace {
     per_second: Option<f64>,
     /// When the records read so far may have been read.
     next: Mutex<Instant>,
+    /// How long a read may wait in the log for records that it has: a log may fetch ahead for one who does.
+    wait: Duration,
 }
 
 impl Pace {
     /// At most so many records a second; 0 is no limit.
     pub fn new(per_second: u32) -> Arc<Self> {
         let per_second = (per_second > 0).then_some(f64::from(per_second));
-        Arc::new(Self { per_second, next: Mutex::new(Instant::now()) })
+        Arc::new(Self { per_second, next: Mutex::new(Instant::now()), wait: END_MAX })
+    }
+
+    /// Of somebody who looks at a log that owners of the same process follow: without waiting where they do.
+    pub fn beside_owners() -> Arc<Self> {
+        Arc::new(Self { per_second: None, next: Mutex::new(Instant::now()), wait: Duration::ZERO })
     }
 
     /// Waits until so many more records may have been read.
@@ -84,7 +91,7 @@ impl PartitionReader {
         if self.next >= self.end {
             return Ok(Vec::new());
         }
-        let limit = ReadLimit { records: self.chunk, bytes: CHUNK_BYTES, wait: Duration::ZERO };
+        let limit = ReadLimit { records: self.chunk, bytes: CHUNK_BYTES, wait: self.pace.wait };
         let started = Instant::now();
         let records = loop {
             let mut records = self.log.read(self.partition, self.next, limit).await?.records;

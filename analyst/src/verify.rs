@@ -15,7 +15,7 @@ use std::{
 
 use likewise_schema::{Content, Offset, Pair, Partition, PartitionCount, Timestamp, UserId};
 use likewise_storage::{
-    CounterStore, EventLog, RecordStore,
+    Clock, CounterStore, EventLog, RecordStore, StoreError,
     counters::{Cached, CachedCount, Scope, Status, Version},
     records::{Beside, BucketDelta, Checkpoint, Digest, DigestBuilder, KeptCount, LikeRecord, SCAN_CHUNKS, Scan},
 };
@@ -35,6 +35,8 @@ use crate::{
 
 /// Differences that are kept one by one; more are only counted.
 pub const FINDINGS_MAX: usize = 100_000;
+/// What a cache on a server is called in its errors.
+const CACHE: &str = "Redis";
 /// Slots of ten minutes in which a bucket lives: 48 hours.
 const SLOTS_KEPT: i64 = 288;
 
@@ -141,12 +143,17 @@ pub struct Report {
     pub counts: u64,
     /// Entries of the cache compared; none where it could not be looked at.
     pub cached: Option<u64>,
+    /// Why it could not, if it should have been.
+    pub cache_fault: Option<String>,
     /// The SHA-256 over all rows, of all partitions.
     pub sha256: String,
     /// Differences, by kind.
     pub differences: BTreeMap<Kind, u64>,
     /// The first [`FINDINGS_MAX`] of them.
     pub findings: Vec<Finding>,
+    /// The newest slot that the store has anything of.
+    #[serde(skip)]
+    newest_slot: i64,
     /// The partitions as the records had them.
     #[serde(skip)]
     scopes: BTreeMap<Partition, Scope>,
@@ -164,6 +171,10 @@ impl Report {
             self.findings.push(finding);
         }
     }
+}
+
+fn now() -> Timestamp {
+    Clock::system().now()
 }
 
 /// What is compared with what.
@@ -224,12 +235,20 @@ pub async fn verify(
         checkpoints.iter().map(|(one, stored)| (*one, stored.next_offset)).collect();
     report.scopes = checkpoints.iter().map(|(partition, stored)| (*partition, stored.scope())).collect();
     report.partitions = ends.iter().map(|(partition, end)| (partition.get(), end.get())).collect();
-    let cache = read_cache(stores, &checkpoints, &sorted, &mut report).await?;
+    let cache = match read_cache(stores, &checkpoints, &sorted, &mut report).await {
+        Err(Error::Store(error @ StoreError::Unavailable { store: CACHE, .. })) => {
+            // What was sorted of it is not compared, for nothing is known of how far it reached.
+            report.cached = None;
+            report.cache_fault = Some(error.to_string());
+            Cache::default()
+        }
+        read => read?,
+    };
     let prefix = Prefix::Offsets(ends);
     let ledger = Ledger::read_into(buckets, log, &Range::default(), &prefix, pace, progress).await?;
     report.events = ledger.events;
     let compare = move || {
-        let newest = compare_pairs(&ledger, &sorted, &cache, &mut report)?;
+        let newest = compare_pairs(&ledger, &sorted, &cache, &mut report)?.max(report.newest_slot);
         compare_contents(ledger.count, &sorted, &cache, newest, &mut report)?;
         Ok(report)
     };
@@ -249,7 +268,8 @@ async fn read_records(
     let (beside, mut beside_found) = mpsc::channel::<Vec<Beside>>(SCAN_CHUNKS);
     let scan = stores.records.scan(Scan { rows, beside: Some(beside) });
     let mut digest = DigestBuilder::default();
-    let (mut compared, mut counts) = (0, 0);
+    let (mut compared, mut counts, mut newest) = (0, 0, i64::MIN);
+    let this_slot = now().ten_minute_slot();
     let sort_rows = async {
         while let Some(chunk) = rows_found.recv().await {
             chunk.iter().for_each(|row| digest.add(row));
@@ -268,6 +288,8 @@ async fn read_records(
                 let (content, value) = match found {
                     Beside::Count(stored) => (stored.count.content, OfContent::Stored(StoredCount::of(&stored))),
                     Beside::Bucket(BucketDelta { content, slot, gained, lost }) => {
+                        // What lives follows from the newest of a whole store, whatever is compared.
+                        newest = newest.max(slot.min(this_slot));
                         (content, OfContent::StoredSlot { slot, gained, lost })
                     }
                     Beside::Damaged(content, what) => {
@@ -290,6 +312,7 @@ async fn read_records(
     report.sha256 = likewise_schema::hex(&sha256);
     report.rows = compared;
     report.counts = counts;
+    report.newest_slot = newest;
     for (content, found) in damaged.into_iter().filter(|(content, _)| content.as_ref().is_none_or(is_compared)) {
         let partition = content.map(|content| count.partition_of(&content));
         // A row or a count that cannot be read is missing, too, and is mended as such.
@@ -300,6 +323,23 @@ async fn read_records(
     let compared = |stored: &Checkpoint| partitions.is_none_or(|only| only.contains(&stored.partition));
     let checkpoints = checkpoints.into_iter().filter(compared);
     let checkpoints: BTreeMap<_, _> = checkpoints.map(|stored| (stored.partition, stored)).collect();
+    for partition in count.all().filter(|one| partitions.is_none_or(|only| only.contains(one))) {
+        // An owner makes the checkpoint before it applies anything.
+        if !checkpoints.contains_key(&partition) && !checkpoints.is_empty() {
+            let end = stores.log.bounds(partition).await?.end;
+            if end > Offset::ZERO {
+                report.add(Finding {
+                    partition: Some(partition),
+                    kind: Kind::Damaged,
+                    content: None,
+                    user: None,
+                    found: format!("no checkpoint, so that it was not compared; the log has {end} events of it"),
+                    expected: "a checkpoint".into(),
+                    mend: Mend::Nothing,
+                });
+            }
+        }
+    }
     for stored in checkpoints.values() {
         if stored.log_identity != stores.log.identity() || stored.partitions != count {
             return Err(Error::asked("the records were made from another log: name that log"));
@@ -313,6 +353,8 @@ async fn read_records(
 struct Cache {
     /// By scope: up to which version the cache must show everything.
     reached: HashMap<Scope, Version>,
+    /// By scope: the last event that anything in the cache can show.
+    last: HashMap<Scope, Version>,
     /// Pairs and contents with events after the snapshot of the records.
     pairs: HashSet<Pair>,
     contents: HashSet<Content>,
@@ -335,6 +377,8 @@ async fn read_cache(
     }
     let (out, mut found) = mpsc::channel(SCAN_CHUNKS);
     let reached = &cache.reached;
+    // Entries can show more than progress says: a fill shows what the records had.
+    let mut greatest: HashMap<Scope, Version> = HashMap::new();
     let mut entries = 0;
     let mut damaged = Vec::new();
     let sort = async {
@@ -344,12 +388,14 @@ async fn read_cache(
                 match entry {
                     Cached::Count(scope, content, CachedCount { count, version }) if reached.contains_key(&scope) => {
                         let (generation, partition) = (scope.generation.0, scope.partition.get());
+                        greatest.entry(scope).and_modify(|known| *known = (*known).max(version)).or_insert(version);
                         let cached = OfContent::Cached { generation, partition, count, version };
                         counts.push((number_of_content(&content), (ContentKey::of(&content), cached)));
                     }
                     Cached::Status(scope, user, content, Status { liked, version, .. })
                         if reached.contains_key(&scope) =>
                     {
+                        greatest.entry(scope).and_modify(|known| *known = (*known).max(version)).or_insert(version);
                         let (pair, generation) = (Pair { content, user }, scope.generation.0);
                         let (key, partition) = (Key::of(&pair), scope.partition.get());
                         statuses
@@ -374,11 +420,16 @@ async fn read_cache(
         let (partition, content, user) = (Some(scope.partition), None, None);
         report.add(Finding { partition, kind: Kind::Damaged, content, user, found, expected, mend: Mend::Nothing });
     }
-    // What was read last can show this much.
     for (partition, stored) in checkpoints {
-        let Some(progress) = counters.progress(stored.scope()).await? else { continue };
-        let end = Offset::new(progress.position.saturating_add(1)).unwrap_or_default();
-        let mut reader = PartitionReader::new(&stores.log, *partition, (stored.next_offset, end), 4096, &Pace::new(0));
+        let scope = stored.scope();
+        let Some(progress) = counters.progress(scope).await? else { continue };
+        // No entry can show more than the log has by now; one that says so is wrong.
+        let end = stores.log.bounds(*partition).await?.end.max(stored.next_offset);
+        let shown = greatest.get(&scope).copied().unwrap_or(-1).max(progress.position).min(end.get() - 1);
+        cache.last.insert(scope, end.get() - 1);
+        let shown = Offset::new(shown.saturating_add(1)).unwrap_or_default();
+        let mut reader =
+            PartitionReader::new(&stores.log, *partition, (stored.next_offset, shown), 4096, &Pace::new(0));
         loop {
             let records = reader.chunk().await?;
             if records.is_empty() {
@@ -407,6 +458,10 @@ impl Cache {
         is_expected: bool,
     ) -> Option<bool> {
         let reached = *self.reached.get(&scope)?;
+        // A version that the log does not have would keep out every later one.
+        if self.last.get(&scope).is_some_and(|greatest| version > *greatest) {
+            return Some(false);
+        }
         if has_changed || reached < last {
             return None;
         }
@@ -470,9 +525,18 @@ fn compare_pairs(ledger: &Ledger, sorted: &Sorted, cache: &Cache, report: &mut R
             }
             Ok(())
         })?;
+        let mut met: HashSet<Pair> = HashSet::new();
         sorted.rows.each(bucket, |stored| {
             let row = stored.record()?;
             let pair = row.pair;
+            if !met.insert(pair) {
+                // Of several tables that hold it nobody can say which one is read.
+                report.add(Finding {
+                    mend: Mend::Nothing,
+                    ..of_row(ledger, Kind::ExtraRow, pair, "a second row", "one row", None)
+                });
+                return Ok(());
+            }
             let Some(life) = lives.remove(&pair) else {
                 report.add(of_row(ledger, Kind::ExtraRow, pair, &words_of(&row), "no row", None));
                 return Ok(());

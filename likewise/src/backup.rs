@@ -19,7 +19,7 @@ use crate::{
     Failure,
     config::Settings,
     private, reading,
-    serve::own_directories,
+    serve::{directory_of, own_directories},
     wiring::{self, Place},
 };
 
@@ -34,14 +34,23 @@ pub(crate) struct Backup {
     /// A folder, which must be new or empty.
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Put a backup into a data directory that has no files yet.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  likewise restore --from /backups/2026-11-26
+  likewise restore --from /backups/2026-11-26 --data-dir elsewhere")]
 pub(crate) struct Restore {
     /// A folder that likewise backup made.
     #[arg(long, value_name = "DIR")]
     from: PathBuf,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 const MANIFEST: &str = "backup.json";
@@ -143,6 +152,9 @@ pub(crate) async fn backup(settings: &Settings, options: &Backup) -> Result<(), 
         let _there_is_none = fs::remove_file(to.join(format!("{}{end}", name_of(&log))));
     }
     private::write(&to.join(MANIFEST), &serde_json::to_vec_pretty(&manifest)?).map_err(fail)?;
+    if options.json {
+        return reading::print(&serde_json::to_string(&manifest)?).map(drop);
+    }
     reading::print(&format!("{} events and their records are in {}", manifest.events, to.display())).map(drop)
 }
 
@@ -160,7 +172,10 @@ pub(crate) async fn restore(settings: &Settings, options: &Restore) -> Result<()
     let _owned: Vec<DataDir> = own_directories(settings)?;
     let mut all: Vec<&PathBuf> = records.iter().collect();
     all.push(&log);
-    if let Some(there) = all.iter().find(|path| path.exists()) {
+    // Also what SQLite keeps beside a file: it would take it for the restored file's own.
+    let with_its_own =
+        |path: &PathBuf| ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", path.display())));
+    if let Some(there) = all.iter().flat_map(|path| with_its_own(path)).find(|path| path.exists()) {
         return Err(format!("{} exists: a backup is put where there are no files yet", there.display()).into());
     }
     // All of it is looked at before anything is put in place.
@@ -178,6 +193,7 @@ pub(crate) async fn restore(settings: &Settings, options: &Restore) -> Result<()
         fs::copy(from.join(name), &unfinished).map_err(fail)?;
         fs::File::open(&unfinished).and_then(|file| file.sync_all()).map_err(fail)?;
         fs::rename(&unfinished, to).map_err(fail)?;
+        fs::File::open(directory_of(to)).and_then(|folder| folder.sync_all()).map_err(fail)?;
         Ok(())
     };
     for path in &records {
@@ -188,6 +204,9 @@ pub(crate) async fn restore(settings: &Settings, options: &Restore) -> Result<()
     }
     // Last: without a log nothing starts on the records.
     place(&name_of(&log), &log)?;
+    if options.json {
+        return reading::print(&serde_json::to_string(&manifest)?).map(drop);
+    }
     reading::print(&format!(
         "{} events up to {} are restored; likes that were taken after that are not in this backup",
         manifest.events, manifest.made_at

@@ -52,7 +52,7 @@ impl Console {
     }
 
     async fn look(&self) -> Result<Value, Error> {
-        let mut stream = Stream::new(&self.log, Range::default(), &Pace::new(0)).await?;
+        let mut stream = Stream::new(&self.log, Range::default(), &Pace::beside_owners()).await?;
         stream.skip_to_last(EVENTS as u64);
         let mut entries = Vec::new();
         while let Some(entry) = stream.next().await? {

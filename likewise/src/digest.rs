@@ -11,6 +11,9 @@ use crate::{Failure, config::Settings, reading, wiring};
 
 /// Print the SHA-256 of the projected rows, of each partition and of all: equal logs have equal digests.
 #[derive(Args)]
+#[command(after_help = "Examples:
+  likewise digest                     of this service
+  likewise digest --json | jq -r .sha256")]
 pub(crate) struct Options {
     /// Print JSON.
     #[arg(long)]

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use likewise_analyst::counts::{Slot, Step, Subject, history};
 use likewise_schema::{Content, Timestamp, UserId};
 use plotters::prelude::{ChartBuilder, IntoDrawingArea, LineSeries, SVGBackend};
-use plotters::style::{RGBColor, WHITE};
+use plotters::style::{Color, RGBColor, WHITE};
 use textplots::{Chart, LabelBuilder, LabelFormat, Plot, Shape};
 
 use crate::{
@@ -114,13 +114,15 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     Ok(())
 }
 
-/// The count at the beginning of the first slot and at each slot's end, by the time in steps since the first.
+/// The count at each slot's beginning and end, by the time in steps since the first. Between slots nothing changed.
 fn points(slots: &[Slot], step: Step) -> Vec<(f64, f64)> {
     let Some(first) = slots.first() else { return Vec::new() };
-    let begin = first.count - first.gained as i64 + first.lost as i64;
-    let at = |slot: &Slot| (slot.start.millis() - first.start.millis()) as f64 / step.millis() as f64 + 1.0;
-    let ends = slots.iter().map(|slot| (at(slot), slot.count as f64));
-    std::iter::once((0.0, begin as f64)).chain(ends).collect()
+    let ends = |slot: &Slot| {
+        let at = (slot.start.millis() - first.start.millis()) as f64 / step.millis() as f64;
+        let before = slot.count - slot.gained as i64 + slot.lost as i64;
+        [(at, before as f64), (at + 1.0, slot.count as f64)]
+    };
+    slots.iter().flat_map(ends).collect()
 }
 
 /// The day, or the hour, that is so many steps after the first slot's beginning.
@@ -138,7 +140,7 @@ fn plot(title: &str, slots: &[Slot], step: Step) -> String {
     let points: Vec<(f32, f32)> = points(slots, step).into_iter().map(|(x, y)| (x as f32, y as f32)).collect();
     let Some(last) = points.last() else { return format!("{title}: nothing changed in that time") };
     let name = |steps: f32| label(slots, step, f64::from(steps));
-    let shape = Shape::Steps(&points);
+    let shape = Shape::Lines(&points);
     let (begin, end) = (name(0.0), name(last.0));
     let most = points.iter().map(|(_, count)| *count).fold(1.0, f32::max);
     let mut chart = Chart::new_with_y_range(150, 50, 0.0, last.0, 0.0, most);
@@ -166,18 +168,18 @@ fn draw(title: &str, slots: &[Slot], step: Step) -> Result<String, Failure> {
         let mut chart = ChartBuilder::on(&area)
             .caption(title, ("sans-serif", 20))
             .margin(12)
+            .margin_right(56)
             .x_label_area_size(32)
             .y_label_area_size(64)
             .build_cartesian_2d(0.0..width, 0.0..most * 1.05)?;
         chart
             .configure_mesh()
             .x_labels(6)
+            .max_light_lines(1)
             .x_label_formatter(&|x| label(slots, step, *x))
             .y_label_formatter(&|y| format!("{y:.0}"))
             .draw()?;
-        // A count stays until it changes.
-        let steps = points.windows(2).flat_map(|two| [two[0], (two[1].0, two[0].1), two[1]]);
-        chart.draw_series(LineSeries::new(steps, &LINE))?;
+        chart.draw_series(LineSeries::new(points, LINE.stroke_width(2)))?;
         area.present()?;
     }
     Ok(drawing)

@@ -9,6 +9,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -24,17 +25,20 @@ use likewise_storage::{
     records::{ReplaceableRecords, Successor},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::{
-    Failure,
-    rebuild::{self, Rebuild, Switch},
+    DIFFERENT, Failure,
+    rebuild::{self, Rebuild, SWITCH_AGAIN, SWITCH_MAX, Switch},
     verify, wiring,
 };
 
 const VERIFY: &str = "/operator/verify";
 const REBUILD: &str = "/operator/rebuild";
+/// How long a rebuild that is given up may take to end, and how often that is looked at.
+const GIVEN_UP_MAX: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// Bytes of what is asked.
 const ASKED_BYTES: usize = 4096;
 
@@ -53,8 +57,10 @@ pub(crate) struct Operator {
     /// Where the records are.
     urls: Vec<String>,
     /// The same store as in `stores`, where this process owns its files.
-    files: Option<Arc<ReplaceableRecords>>,
+    files: Arc<ReplaceableRecords>,
     is_busy: AtomicBool,
+    /// Of the rebuild that is under way.
+    is_given_up: Arc<AtomicBool>,
 }
 
 /// Replaces files while everything else goes on.
@@ -70,13 +76,21 @@ impl Switch for Online {
             let records = wiring::writable_records(&self.urls).await;
             records.map_err(|failure| StoreError::unavailable("the record store", failure.sentence))
         };
-        let replace = || async {
-            for successor in successors {
+        // One after the other, so that nobody waits for more than one; each is tried for a moment only.
+        for successor in successors {
+            let started = Instant::now();
+            let replace = || async {
                 successor.switch().await?;
+                open().await
+            };
+            while let Err(error) = self.files.replace(replace, open).await {
+                if started.elapsed() > SWITCH_MAX || matches!(error, StoreError::Unusable { .. }) {
+                    return Err(error.into());
+                }
+                tokio::time::sleep(SWITCH_AGAIN).await;
             }
-            open().await
-        };
-        Ok(self.files.replace(replace, open).await?)
+        }
+        Ok(())
     }
 }
 
@@ -90,8 +104,9 @@ impl Drop for Turn {
 }
 
 impl Operator {
-    pub(crate) fn new(stores: Stores, urls: Vec<String>, files: Option<Arc<ReplaceableRecords>>) -> Arc<Self> {
-        Arc::new(Self { stores: Arc::new(stores), urls, files, is_busy: AtomicBool::new(false) })
+    pub(crate) fn new(stores: Stores, urls: Vec<String>, files: Arc<ReplaceableRecords>) -> Arc<Self> {
+        let (is_busy, is_given_up) = (AtomicBool::new(false), Arc::default());
+        Arc::new(Self { stores: Arc::new(stores), urls, files, is_busy, is_given_up })
     }
 
     fn turn(self: &Arc<Self>) -> Result<Turn, Problem> {
@@ -107,43 +122,62 @@ impl Operator {
         let work = async move {
             let _turn = turn;
             let verified = verify::verify(&stores, asked, &Pace::new(asked.max_rate), &(Arc::new(|_| {}) as _)).await;
-            verified.map_err(|Failure { sentence, .. }| sentence)
+            verified
         };
-        beside(work).await.map_err(|sentence| Problem::new(&Kind::UNAVAILABLE, sentence))
+        told(beside(work).await)
     }
 }
 
 impl Operator {
     async fn rebuild(self: Arc<Self>, asked: rebuild::Asked) -> Result<Value, Problem> {
-        let turn = self.turn()?;
-        let Some(files) = self.files.clone() else {
-            return Err(Problem::new(&Kind::UNAVAILABLE, "The records are on servers: run likewise rebuild itself."));
-        };
+        let mut turn = self.turn();
+        let started = Instant::now();
+        while asked.what == rebuild::What::Cancel && turn.is_err() && started.elapsed() < GIVEN_UP_MAX {
+            // What is under way ends soon.
+            self.is_given_up.store(true, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
+            turn = self.turn();
+        }
+        let turn = turn?;
+        self.is_given_up.store(false, Ordering::Relaxed);
+        let files = Arc::clone(&self.files);
         let work = async move {
             let _turn = turn;
             let (log, live, urls) = (Arc::clone(&self.stores.log), Arc::clone(&self.stores.records), self.urls.clone());
             let rebuilt = async {
-                let rebuild = Rebuild::new(log, live, &urls)?;
+                let mut rebuild = Rebuild::new(log, live, &urls)?;
+                rebuild.is_given_up = Arc::clone(&self.is_given_up);
                 rebuild.run(asked, &indicatif::ProgressBar::hidden(), &Online { files, urls }).await
             };
-            rebuilt.await.map_err(|Failure { sentence, .. }| sentence)
+            rebuilt.await
         };
-        beside(work).await.map_err(|sentence| Problem::new(&Kind::UNAVAILABLE, sentence))
+        told(beside(work).await)
     }
 }
 
 /// Does what takes long on threads of its own, so that nobody who is served waits for it.
-async fn beside<T: Send + 'static>(
-    work: impl Future<Output = Result<T, String>> + Send + 'static,
-) -> Result<T, String> {
+async fn beside(work: impl Future<Output = Result<Value, Failure>> + Send + 'static) -> Result<Value, Failure> {
     let (done, outcome) = oneshot::channel();
+    // A second projector counts for nothing in the service's metrics.
+    let quietly = || std::mem::forget(metrics::set_default_local_recorder(&metrics::NoopRecorder));
     let run = move || {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
-        let outcome = runtime.map_err(|e| e.to_string()).and_then(|runtime| runtime.block_on(work));
+        quietly();
+        let mut builder = tokio::runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).on_thread_start(quietly).enable_all().build();
+        let outcome = runtime.map_err(Failure::from).and_then(|runtime| runtime.block_on(work));
         let _nobody_waits = done.send(outcome);
     };
-    thread::Builder::new().name("operator".into()).spawn(run).map_err(|e| e.to_string())?;
+    thread::Builder::new().name("operator".into()).spawn(run)?;
     outcome.await.unwrap_or_else(|_| Err("it failed".into()))
+}
+
+/// What was found different is an answer, which the command says; only what could not be done is a problem.
+fn told(outcome: Result<Value, Failure>) -> Result<Value, Problem> {
+    match outcome {
+        Ok(value) => Ok(value),
+        Err(Failure { sentence, code: DIFFERENT }) => Ok(json!({ "different": sentence })),
+        Err(Failure { sentence, .. }) => Err(Problem::new(&Kind::UNAVAILABLE, sentence)),
+    }
 }
 
 /// What is asked, as JSON: a form of another site's page cannot send that.
@@ -213,7 +247,8 @@ impl Service {
         let text = answer.body_mut().with_config().limit(u64::MAX).read_to_string()?;
         let value: Value = serde_json::from_str(&text).unwrap_or_default();
         if answer.status().is_success() {
-            return Ok(value);
+            let different = value["different"].as_str().map(|sentence| Failure::different(sentence.to_owned()));
+            return different.map_or(Ok(value), Err);
         }
         let detail = value["detail"].as_str().or(value["title"].as_str()).unwrap_or("no reason given");
         match answer.status().as_u16() {

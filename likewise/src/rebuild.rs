@@ -5,8 +5,11 @@ mod reread;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
-    time::Duration,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -18,7 +21,7 @@ use likewise_analyst::{
 use likewise_projector::{Limits, Ports, Status};
 use likewise_schema::{Offset, Partition};
 use likewise_storage::{
-    Clock, EventLog, RecordStore,
+    Clock, EventLog, RecordStore, StoreError,
     counters::MemoryCounters,
     log::Membership,
     records::{Shards, SqliteSuccessor, Standing, Successor},
@@ -102,7 +105,7 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
         }
         None => {
             // Files are replaced by whoever owns them.
-            let _owned = if is_embedded { own_directories(settings)? } else { Vec::new() };
+            let _owned = own_directories(settings)?;
             let log = wiring::readable_log(&settings.log).await?;
             let live = wiring::readable_records(&settings.records).await;
             let rebuild = Rebuild::new(log, live?, &settings.records)?;
@@ -138,19 +141,33 @@ struct Offline;
 impl Switch for Offline {
     async fn switch(&self, successors: &[Arc<dyn Successor>]) -> Result<(), Failure> {
         for successor in successors {
-            successor.switch().await?;
+            let started = Instant::now();
+            while let Err(error) = successor.switch().await {
+                if started.elapsed() > SWITCH_MAX || matches!(error, StoreError::Unusable { .. }) {
+                    return Err(error.into());
+                }
+                sleep(SWITCH_AGAIN).await;
+            }
         }
         Ok(())
     }
 }
+
+/// How long a switch is tried, and after which pause: somebody may be reading from what is replaced.
+pub(crate) const SWITCH_MAX: Duration = Duration::from_secs(30);
+pub(crate) const SWITCH_AGAIN: Duration = Duration::from_millis(500);
 
 /// A rebuild of all records.
 pub(crate) struct Rebuild {
     log: Arc<dyn EventLog>,
     live: Arc<dyn RecordStore>,
     parts: Vec<Part>,
+    /// Somebody wants it to end.
+    pub(crate) is_given_up: Arc<AtomicBool>,
 }
 
+/// How long the new tables may get nowhere.
+const STUCK_MAX: Duration = Duration::from_secs(60);
 /// How far the new tables may be behind the log's end before they are compared.
 const BEHIND_MAX: u64 = 1000;
 /// How often progress is looked at.
@@ -164,7 +181,8 @@ impl Rebuild {
             Place::Server(server) => Part { shards, successor: server },
             Place::File(path) => Part { successor: Arc::new(SqliteSuccessor::new(&path, &shards)), shards },
         };
-        Ok(Self { log, live, parts: wiring::record_places(urls)?.into_iter().map(part).collect() })
+        let parts = wiring::record_places(urls)?.into_iter().map(part).collect();
+        Ok(Self { log, live, parts, is_given_up: Arc::default() })
     }
 
     pub(crate) async fn run(&self, asked: Asked, bar: &ProgressBar, switch: &dyn Switch) -> Result<Value, Failure> {
@@ -177,10 +195,12 @@ impl Rebuild {
                 Ok(json!({ "told": "what was rebuilt so far is dropped; the live tables were not touched" }))
             }
             What::DropOld => {
+                let mut standings = Vec::new();
                 for part in &self.parts {
-                    if part.successor.standing().await? != Standing::Switched {
-                        return Err("a rebuild is under way, or there was none: nothing is dropped".into());
-                    }
+                    standings.push(part.successor.standing().await?);
+                }
+                if standings.contains(&Standing::Begun) || !standings.contains(&Standing::Switched) {
+                    return Err("a rebuild is under way, or there was none: nothing is dropped".into());
                 }
                 for part in &self.parts {
                     part.successor.discard_old().await?;
@@ -201,7 +221,10 @@ impl Rebuild {
             0 => "a rebuild would change nothing: the live tables are what the log says".to_owned(),
             total => format!("a rebuild would mend {total} differences: {}", kinds.join(", ")),
         };
-        Ok(json!({ "told": told, "differences": report.differences }))
+        if report.total() > 0 {
+            return Err(Failure::different(told));
+        }
+        Ok(json!({ "told": told }))
     }
 
     async fn rebuild(&self, asked: Asked, bar: &ProgressBar, switch: &dyn Switch) -> Result<Value, Failure> {
@@ -227,10 +250,18 @@ impl Rebuild {
             events += part.stop().await;
         }
         rebuilt?;
+        for part in &waiting {
+            part.successor.prepare().await?;
+        }
         let successors: Vec<Arc<dyn Successor>> = waiting.iter().map(|part| Arc::clone(&part.successor)).collect();
         switch.switch(&successors).await?;
+        let left = self.parts.len() - waiting.len();
+        let others = match left {
+            0 => String::new(),
+            _ => format!(" (of {left} others a run before had switched already)"),
+        };
         let told = format!(
-            "{events} events folded anew, compared with the log, and in the place of the live tables; likewise rebuild --drop-old drops those of before"
+            "{events} events folded anew, compared with the log, and in the place of the live tables{others}; likewise rebuild --drop-old drops those of before"
         );
         Ok(json!({ "told": told, "events": events }))
     }
@@ -238,7 +269,11 @@ impl Rebuild {
     /// Waits until the new tables have the whole log, compares them with it, and waits until they have what the live ones
     /// have.
     async fn follow(&self, fresh: &[Fresh], asked: Asked, bar: &ProgressBar) -> Result<(), Failure> {
+        let (mut reached, mut since) = (0, Instant::now());
         loop {
+            if self.is_given_up.load(Ordering::Relaxed) {
+                return Err("the rebuild was given up; the live tables were not touched".into());
+            }
             let (mut applied, mut behind) = (0, 0);
             for part in fresh {
                 for (partition, next) in part.next().await? {
@@ -251,6 +286,15 @@ impl Rebuild {
             bar.set_position(applied);
             if behind <= BEHIND_MAX {
                 break;
+            }
+            if applied > reached {
+                (reached, since) = (applied, Instant::now());
+            } else if since.elapsed() > STUCK_MAX {
+                let why = fresh.iter().find_map(Fresh::fault).unwrap_or_else(|| "nothing says why".into());
+                return Err(format!(
+                    "the new tables get nowhere: {why}; likewise rebuild goes on later, --cancel drops them"
+                )
+                .into());
             }
             sleep(LOOK_EVERY).await;
         }
@@ -332,6 +376,17 @@ impl Fresh {
             next.insert(*partition, stored.map(|stored| stored.next_offset).unwrap_or_default());
         }
         Ok(next)
+    }
+
+    /// Why a partition is not filled right now.
+    fn fault(&self) -> Option<String> {
+        let store = self.records.fault().map(|error| error.to_string());
+        store.or_else(|| {
+            self.status.all().into_values().find_map(|state| match state {
+                likewise_projector::PartitionState::Acquiring(reason) => reason,
+                _ => None,
+            })
+        })
     }
 
     /// Fails if a partition is halted.

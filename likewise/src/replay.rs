@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Records that are appended at once.
-const CHUNK: usize = 10_000;
+const CHUNK: usize = 4000;
 
 /// Copy events, as they are, into a file or an empty log, or send them again as commands to a service.
 #[derive(Args)]
@@ -66,6 +66,9 @@ pub(crate) struct Options {
     /// How fast, by the times of the events: 1x as it was, 10x, or max.
     #[arg(long, value_name = "SPEED", default_value = "max", value_parser = parse_speed)]
     speed: Speed,
+    /// Print what came of it as JSON on standard error.
+    #[arg(long)]
+    json: bool,
     /// File with a service key or token, for commands to a service with authentication.
     #[arg(long, value_name = "FILE")]
     credential_file: Option<std::path::PathBuf>,
@@ -165,8 +168,15 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
     if is_service {
         let told = commands::send(&mut source, to, options.credential_file.as_deref()).await?;
         source.bar.finish_and_clear();
-        eprintln!("{told}");
-        return Ok(());
+        if options.json {
+            eprintln!("{}", told.json());
+        } else {
+            eprintln!("{told}");
+        }
+        return match told.refused() {
+            0 => Ok(()),
+            refused => Err(format!("{refused} commands were refused").into()),
+        };
     }
     let copied = if is_log {
         let path = wiring::is_embedded(to).then(|| wiring::sqlite_path("--to", to)).transpose()?;
@@ -179,7 +189,11 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
         into_file(&mut source, &log, to, options.format).await?
     };
     source.bar.finish_and_clear();
-    eprintln!("{copied} events copied");
+    if options.json {
+        eprintln!("{}", serde_json::json!({ "copied": copied }));
+    } else {
+        eprintln!("{copied} events copied");
+    }
     Ok(())
 }
 

@@ -151,7 +151,7 @@ pub(crate) async fn run(settings: &Settings, roles: Roles) -> Result<(), Failure
         health(&stores, roles, projection.as_ref().map(|projection| Arc::clone(&projection.status)), &draining);
     let admin_health = Arc::clone(&health);
     let console = Console::new(&stores.log, queries.clone());
-    let operator = roles.projector.then(|| stores.operator(settings, files));
+    let operator = files.map(|files| stores.operator(settings, files));
     let admin = Server::start(admin_listener, admin_edge, move |routes| {
         admin_routes(routes, &admin_health, &metrics, &console);
         operator.iter().for_each(|operator| operator::routes(routes, operator));
@@ -217,7 +217,7 @@ impl Stores {
         Arc::new(likewise_command_api::State::new(commands, settings.security.content_types.clone()))
     }
 
-    fn operator(&self, settings: &Settings, files: Option<Arc<ReplaceableRecords>>) -> Arc<Operator> {
+    fn operator(&self, settings: &Settings, files: Arc<ReplaceableRecords>) -> Arc<Operator> {
         let stores = likewise_analyst::verify::Stores {
             log: Arc::clone(&self.log),
             records: Arc::clone(&self.records),

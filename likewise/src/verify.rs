@@ -156,7 +156,10 @@ fn print(outcome: &Value) -> Result<(), Failure> {
     let number = |name: &str| outcome[name].as_u64().unwrap_or_default();
     let cached = match outcome["cached"].as_u64() {
         Some(entries) => format!("{entries} cached entries"),
-        None => "no cached entries, which were in the service's memory".into(),
+        None => match outcome["cacheFault"].as_str() {
+            Some(fault) => format!("no cached entries ({fault})"),
+            None => "no cached entries, which were in the service's memory".into(),
+        },
     };
     let partitions = outcome["partitions"].as_object().map_or(0, serde_json::Map::len);
     let mut lines = vec![

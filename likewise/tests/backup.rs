@@ -80,6 +80,13 @@ fn an_embedded_backup_is_a_prefix_of_the_log_and_goes_on_from_there() {
     let verified = restored.output(&["verify"]);
     assert!(verified.status.success(), "{}", told(&verified));
 
+    // What SQLite left beside a file that was lost must not be taken for the restored one's.
+    let beside = dir.path().join("beside/log.db-wal");
+    fs::create_dir(beside.parent().unwrap()).unwrap();
+    fs::write(&beside, "frames of another file").unwrap();
+    let stale = settings(beside.parent().unwrap()).output(&["restore", "--from", to]);
+    assert!(told(&stale).contains("log.db-wal exists"), "{}", told(&stale));
+
     // What is not whole is not put in place.
     let refused = |what: &str| {
         let other = settings(&dir.path().join("other"));
@@ -143,10 +150,11 @@ async fn a_dump_of_a_record_server_comes_back_and_catches_up_as_the_page_says() 
     });
     rig.audit(&history).await;
     let before = digest(&rig.settings("operator"));
+    drop(projector);
     both.iter().for_each(|server| run(&commands[1], server));
+    let _projector = rig.projector("projector");
     let found = rig.audit(&history).await;
     assert_eq!(digest(&rig.settings("operator"))["sha256"], before["sha256"], "{} events", found.events);
     let verified = rig.settings("operator").output(&["verify"]);
     assert!(verified.status.success(), "{}", told(&verified));
-    drop(projector);
 }

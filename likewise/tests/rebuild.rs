@@ -92,7 +92,7 @@ fn embedded_files_are_rebuilt_while_the_service_takes_likes_and_without_it() {
     let clean = verified(&settings);
     spoil(dir.path());
     let dry = settings.output(&["rebuild", "--dry-run"]);
-    assert!(told(&dry).contains("a rebuild would mend"), "{}", told(&dry));
+    assert!(told(&dry).contains("a rebuild would mend") && dry.status.code() == Some(3), "{}", told(&dry));
     assert!(!dir.path().join("rebuild").exists(), "nothing was made");
 
     let (over, slowest) = (AtomicBool::new(false), AtomicU64::new(0));

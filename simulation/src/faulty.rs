@@ -111,9 +111,9 @@ impl<T: RecordStore + ?Sized> RecordStore for Faulty<T> {
         self.process.call(async move { inner.commit(batch).await }, || CommitError::Unknown(lost())).await
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
         let inner = Arc::clone(&self.inner);
-        let call = async move { inner.repair(fence, repair).await };
+        let call = async move { inner.repair(fence, generation, repair).await };
         self.process.call(call, || CommitError::Unknown(lost())).await
     }
 

@@ -121,11 +121,15 @@ impl RecordStore for SimRecords {
         Ok(Committed { rows: writes.rows, counts })
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
         let mut tables = self.0.lock();
         if !tables.holds(&fence) {
             return Err(CommitError::Fenced);
         }
+        let stored = tables.checkpoints.get_mut(&fence.partition).ok_or(CommitError::Fenced)?;
+        stored.generation = generation;
+        stored.epoch += 1;
+        let renewed = stored.clone();
         for (pair, row) in repair.rows {
             match row {
                 Some(row) => tables.rows.insert(pair, row),
@@ -146,7 +150,7 @@ impl RecordStore for SimRecords {
         for delta in repair.buckets {
             *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
         }
-        Ok(())
+        Ok(renewed)
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

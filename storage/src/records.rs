@@ -352,9 +352,10 @@ pub trait RecordStore: Send + Sync + 'static {
     /// Applies a batch in one transaction: checks the fence and moves the checkpoint, reads, folds, writes.
     async fn commit(&self, batch: Batch) -> Result<Committed, CommitError>;
 
-    /// Makes rows, counts and buckets of a partition right again in one transaction, if the fence holds. The checkpoint
-    /// stays where it is.
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError>;
+    /// Makes rows, counts and buckets of a partition right again in one transaction, if the fence holds, and gives the
+    /// partition a new generation and a higher epoch with it: whatever was cached or told of it before counts no more. It
+    /// stays at the same offset.
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError>;
 
     /// Gives the partition a new generation and a higher epoch, if the fence holds.
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError>;

@@ -51,6 +51,8 @@ pub const SCHEMA: &str = "message likewise_event_v1 {
 
 /// Rows of a row group.
 const GROUP_ROWS: usize = 131_072;
+/// Bytes of a row group's traces and whole records at most: what is no event can be large.
+const GROUP_BYTES: usize = 32 * 1024 * 1024;
 /// Rows of a file: some 25 to 40 MB.
 pub(super) const FILE_ROWS: usize = 524_288;
 /// Names in a file's metadata.
@@ -102,6 +104,8 @@ struct Rows {
     traces: Nullable<ByteArray>,
     problems: Nullable<ByteArray>,
     records: Nullable<ByteArray>,
+    /// Bytes of what can be of any length.
+    bytes: usize,
 }
 
 type Texts = Vec<ByteArray>;
@@ -153,7 +157,9 @@ impl Rows {
         self.traces.push(trace.map(text));
         self.problems.push(event.as_ref().err().map(|reason| text(reason.to_string())));
         let raw = || serde_json::to_string(&RawLine::of(*partition, record)).unwrap_or_default();
-        self.records.push((!is_given_back).then(|| text(raw())));
+        let raw = (!is_given_back).then(raw);
+        self.bytes += raw.as_ref().map_or(0, String::len) + trace.map_or(0, str::len);
+        self.records.push(raw.map(text));
     }
 
     fn write<W: Write + Send>(&self, file: &mut SerializedFileWriter<W>) -> Result<(), ParquetError> {
@@ -225,7 +231,11 @@ impl<W: Write + Send> Making<W> {
     /// Adds a row.
     pub fn push(&mut self, entry: &Entry) -> Result<(), Error> {
         self.rows.push(entry);
-        if self.rows.len() >= GROUP_ROWS { self.write().map_err(unmade) } else { Ok(()) }
+        if self.rows.len() >= GROUP_ROWS || self.rows.bytes >= GROUP_BYTES {
+            self.write().map_err(unmade)
+        } else {
+            Ok(())
+        }
     }
 
     fn write(&mut self) -> Result<(), ParquetError> {

@@ -10,7 +10,7 @@ use likewise_schema::{Content, Offset, Pair, Partition, UserId};
 use likewise_storage::{
     Clock, StoreError,
     counters::Scope,
-    records::{Checkpoint, CommitError, Owner, Repair},
+    records::{BucketDelta, Checkpoint, CommitError, Generation, Owner, Repair},
 };
 use serde::Serialize;
 
@@ -23,6 +23,8 @@ use crate::{
 
 /// How often a partition is acquired at most: its owner acquires it anew after a moment, and may be faster.
 const TRIES_MAX: u32 = 30;
+/// Rows, counts and buckets that are written in one transaction.
+const PIECE: usize = 500;
 const BACK_OFF: Duration = Duration::from_millis(50);
 
 /// What was written.
@@ -57,7 +59,7 @@ impl Repaired {
 struct Needs {
     lives: HashMap<Pair, Option<Life>>,
     counts: BTreeMap<Content, Option<Offset>>,
-    repair: Repair,
+    repair_buckets: Vec<BucketDelta>,
     contents: BTreeSet<Content>,
     users: BTreeSet<UserId>,
 }
@@ -72,7 +74,9 @@ impl Needs {
         self.users.extend(finding.user);
         match (&finding.mend, finding.user) {
             (Mend::Row(life), Some(user)) => {
-                self.lives.insert(Pair { content, user }, life.clone());
+                // What the log says of a pair is not forgotten for a row too many of it.
+                let known = self.lives.entry(Pair { content, user }).or_default();
+                *known = life.clone().or(known.take());
                 // The count may follow from what was wrong.
                 self.counts.entry(content).or_default();
             }
@@ -80,14 +84,14 @@ impl Needs {
                 let known = self.counts.entry(content).or_default();
                 *known = first.or(*known);
             }
-            (Mend::Bucket(delta), _) => self.repair.buckets.push(*delta),
+            (Mend::Bucket(delta), _) => self.repair_buckets.push(*delta),
             (Mend::Forget, _) => {}
             (Mend::Row(_) | Mend::Nothing, _) => done.left += 1,
         }
     }
 
     fn is_in_records(&self) -> bool {
-        !self.lives.is_empty() || !self.counts.is_empty() || !self.repair.buckets.is_empty()
+        !self.lives.is_empty() || !self.counts.is_empty() || !self.repair_buckets.is_empty()
     }
 }
 
@@ -107,19 +111,31 @@ pub async fn repair(stores: &Stores, owner: &Owner, report: &Report, clock: &Clo
             None => done.left += 1,
         }
     }
+    let mut failed = None;
     for (partition, needs) in by_partition {
-        let Some(scope) = report.scopes.get(&partition).copied() else { continue };
+        let Some(scope) = report.scopes.get(&partition).copied() else {
+            // It has no checkpoint: nobody may write to it.
+            done.left += (needs.lives.len() + needs.counts.len() + needs.repair_buckets.len()) as u64;
+            continue;
+        };
         let from = report.partitions.get(&partition.get()).and_then(|offset| Offset::new(*offset).ok());
         if needs.is_in_records() {
             let owner = Owner { micros: clock.micros(), ..owner.clone() };
-            mend(stores, &owner, partition, from.unwrap_or_default(), &needs).await?;
+            if let Err(error) = mend(stores, &owner, partition, from.unwrap_or_default(), &needs).await {
+                // The others can be mended all the same; what is left here the next comparison tells.
+                failed = Some(error);
+                continue;
+            }
             done.rows += needs.lives.len() as u64;
             done.counts += needs.counts.len() as u64;
-            done.buckets += needs.repair.buckets.len() as u64;
+            done.buckets += needs.repair_buckets.len() as u64;
         }
         done.forgotten += forget(stores, scope, &needs).await?;
     }
-    Ok(done)
+    match failed {
+        Some(error) if done == Repaired::default() => Err(error),
+        _ => Ok(done),
+    }
 }
 
 /// Drops from the cache whatever was touched.
@@ -133,9 +149,15 @@ async fn forget(stores: &Stores, scope: Scope, needs: &Needs) -> Result<u64, Err
 
 async fn mend(stores: &Stores, owner: &Owner, partition: Partition, from: Offset, needs: &Needs) -> Result<(), Error> {
     let (mut lives, mut at) = (needs.lives.clone(), from);
+    // Rows first: counts follow from them.
+    let mut rows: Vec<Pair> = lives.keys().copied().collect();
+    rows.sort_unstable();
+    let mut counts: Vec<(Content, Option<Offset>)> =
+        needs.counts.iter().map(|(content, first)| (*content, *first)).collect();
+    let mut buckets = needs.repair_buckets.clone();
     let mut last = StoreError::unavailable("the records", "the partition has an owner that is always faster");
-    for _ in 0..TRIES_MAX {
-        let checkpoint = match stores.records.acquire(partition, owner).await {
+    'acquired: for _ in 0..TRIES_MAX {
+        let mut checkpoint = match stores.records.acquire(partition, owner).await {
             Ok(checkpoint) => checkpoint,
             Err(error @ StoreError::Unavailable { .. }) => {
                 last = error;
@@ -145,17 +167,34 @@ async fn mend(stores: &Stores, owner: &Owner, partition: Partition, from: Offset
             Err(error) => return Err(error.into()),
         };
         at = live_on(stores, &checkpoint, at, &mut lives).await?;
-        let repair = Repair {
-            rows: lives.iter().map(|(pair, life)| (*pair, life.as_ref().map(|life| life.record(*pair)))).collect(),
-            counts: needs.counts.iter().map(|(content, first)| (*content, *first)).collect(),
-            buckets: needs.repair.buckets.clone(),
-        };
-        match stores.records.repair(checkpoint.fence(), repair).await {
-            Ok(()) => return Ok(()),
-            Err(CommitError::Fenced) => tokio::time::sleep(BACK_OFF).await,
-            // Buckets would be added to twice: another comparison has to tell what came of it.
-            Err(CommitError::Unknown(error)) => return Err(error.into()),
+        // In pieces that a transaction takes well; the checkpoint stays, so all of them are of one offset.
+        while !rows.is_empty() || !counts.is_empty() || !buckets.is_empty() {
+            let piece = rows.len().saturating_sub(PIECE);
+            let of_rows = rows[piece..].iter().map(|pair| {
+                let life = lives.get(pair).and_then(Option::as_ref);
+                (*pair, life.map(|life| life.record(*pair)))
+            });
+            let mut repair = Repair { rows: of_rows.collect(), ..Repair::default() };
+            let of_counts = counts.len().saturating_sub(if piece == 0 { PIECE } else { 0 });
+            let of_buckets = buckets.len().saturating_sub(if piece == 0 { PIECE } else { 0 });
+            repair.counts = counts[of_counts..].to_vec();
+            repair.buckets = buckets[of_buckets..].to_vec();
+            match stores.records.repair(checkpoint.fence(), Generation(rand::random()), repair).await {
+                Ok(renewed) => {
+                    checkpoint = renewed;
+                    rows.truncate(piece);
+                    counts.truncate(of_counts);
+                    buckets.truncate(of_buckets);
+                }
+                Err(CommitError::Fenced) => {
+                    tokio::time::sleep(BACK_OFF).await;
+                    continue 'acquired;
+                }
+                // Buckets would be added to twice: another comparison has to tell what came of it.
+                Err(CommitError::Unknown(error)) => return Err(error.into()),
+            }
         }
+        return Ok(());
     }
     Err(last.into())
 }

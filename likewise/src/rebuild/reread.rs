@@ -1,6 +1,6 @@
 //! The log as a rebuild reads it: no faster than asked, and dead letters are not written a second time.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use likewise_analyst::reader::Pace;
@@ -36,11 +36,7 @@ impl EventLog for Reread {
     }
 
     async fn read(&self, partition: Partition, from: Offset, limit: ReadLimit) -> Result<Slice, StoreError> {
-        // Without waiting in the log: a reader there would hold up the live owner's.
-        let slice = self.log.read(partition, from, ReadLimit { wait: Duration::ZERO, ..limit }).await?;
-        if slice.records.is_empty() {
-            tokio::time::sleep(limit.wait.min(Duration::from_millis(20))).await;
-        }
+        let slice = self.log.read(partition, from, limit).await?;
         self.pace.took(slice.records.len()).await;
         Ok(slice)
     }

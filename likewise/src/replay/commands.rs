@@ -46,22 +46,43 @@ pub(super) struct Told {
     took: Duration,
 }
 
-impl fmt::Display for Told {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Told {
+    /// How many commands were refused for good.
+    pub(super) fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// The latency, in milliseconds, that so many of the accepted commands had at most.
+    fn quantile(&self, share: f64) -> f64 {
         let mut latencies = self.latencies.clone();
         latencies.sort_unstable();
-        let at = |share: f64| {
-            let index = (latencies.len() as f64 * share) as usize;
-            let micros = latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default();
-            f64::from(micros) / 1000.0
-        };
+        let index = (latencies.len() as f64 * share) as usize;
+        let micros = latencies.get(index.min(latencies.len().saturating_sub(1))).copied().unwrap_or_default();
+        f64::from(micros) / 1000.0
+    }
+
+    pub(super) fn json(&self) -> serde_json::Value {
+        json!({
+            "accepted": self.accepted,
+            "refused": self.refused,
+            "later": self.later,
+            "firstRefusal": self.reason,
+            "seconds": self.took.as_secs_f64(),
+            "p50Millis": self.quantile(0.5),
+            "p99Millis": self.quantile(0.99),
+        })
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
             "{} commands accepted in {:.1} s (p50 {:.1} ms, p99 {:.1} ms), {} refused, {} times asked to come later",
             self.accepted,
             self.took.as_secs_f64(),
-            at(0.5),
-            at(0.99),
+            self.quantile(0.5),
+            self.quantile(0.99),
             self.refused,
             self.later
         )?;

@@ -416,17 +416,17 @@ impl RecordStore for MysqlRecords {
         Ok(committed)
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
         self.flavour().await?;
         let repair = Arc::new(repair);
         let repaired = self.transact(fence.partition, move |connection| {
             let repair = Arc::clone(&repair);
             async move {
-                let stored = statements::checkpoint(connection, fence.partition, true).await?;
-                if stored.is_none_or(|stored| stored.fence() != fence) {
+                if !statements::renew(connection, &fence, generation).await? {
                     return Ok(None);
                 }
-                statements::repair(connection, fence, &repair).await.map(Some)
+                statements::repair(connection, fence, &repair).await?;
+                statements::checkpoint(connection, fence.partition, true).await
             }
             .boxed()
         });
@@ -525,7 +525,7 @@ impl RecordStore for MysqlRecords {
             let mut found = raw_sql(AssertSqlSafe(sql)).fetch(&mut *connection);
             let mut chunk = Vec::with_capacity(SCAN_ROWS);
             while let Some(row) = found.try_next().await? {
-                match (rows::record(&row), &beside) {
+                match (rows::record_in_place(&row), &beside) {
                     (Ok(row), _) => chunk.push(row),
                     (Err(Failed::Damaged(what)), Some(beside)) => {
                         let what = format!("the row of {}: {what}", rows::name(&row, true));

@@ -87,8 +87,8 @@ impl RecordStore for ReplaceableRecords {
         with!(self, store => store.commit(batch))
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
-        with!(self, store => store.repair(fence, repair))
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
+        with!(self, store => store.repair(fence, generation, repair))
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

@@ -147,8 +147,8 @@ impl RecordStore for SpreadRecords {
         self.of(batch.fence.partition).commit(batch).await
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
-        self.of(fence.partition).repair(fence, repair).await
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
+        self.of(fence.partition).repair(fence, generation, repair).await
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

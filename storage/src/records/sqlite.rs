@@ -52,7 +52,10 @@ pub struct SqliteRecords {
 impl SqliteRecords {
     /// Opens the records of `shards` for writing, making them if there are none. The caller owns the directory.
     pub fn open(path: &Path, shards: &Shards) -> Result<Self, StoreError> {
-        let file = file(path);
+        Self::open_file(file(path), shards)
+    }
+
+    fn open_file(file: File, shards: &Shards) -> Result<Self, StoreError> {
         let connection = file.open_writable(APPLICATION_ID, sql::SQLITE_RECORDS)?;
         let (first, last) = shards.bounds();
         connection
@@ -115,9 +118,10 @@ enum Write {
     },
     Repair {
         fence: Fence,
+        generation: Generation,
         repair: Repair,
-        result: Option<()>,
-        done: Done<()>,
+        result: Option<Checkpoint>,
+        done: Done<Checkpoint>,
     },
     Renew {
         fence: Fence,
@@ -153,8 +157,8 @@ impl Commits for Housekeeping {
                 *result = Some(acquire(connection, *partition, owner)?);
                 Ok(())
             }
-            Write::Repair { fence, repair, result, .. } => {
-                *result = self::repair(connection, fence, repair)?;
+            Write::Repair { fence, generation, repair, result, .. } => {
+                *result = self::repair(connection, fence, *generation, repair)?;
                 Ok(())
             }
             Write::Renew { fence, generation, result, .. } => {
@@ -198,11 +202,13 @@ fn renew(connection: &Connection, fence: &Fence, generation: Generation) -> rusq
 }
 
 /// None if the fence does not hold.
-fn repair(connection: &Connection, fence: &Fence, repair: &Repair) -> rusqlite::Result<Option<()>> {
-    let holds = checkpoint(connection, fence.partition)?.is_some_and(|stored| stored.fence() == *fence);
-    if !holds {
-        return Ok(None);
-    }
+fn repair(
+    connection: &Connection,
+    fence: &Fence,
+    generation: Generation,
+    repair: &Repair,
+) -> rusqlite::Result<Option<Checkpoint>> {
+    let Some(renewed) = renew(connection, fence, generation)? else { return Ok(None) };
     let mut contents: HashSet<Content> = repair.counts.iter().map(|(content, _)| *content).collect();
     let mut delete = connection
         .prepare_cached("DELETE FROM like_records WHERE content_type = ?1 AND content_id = ?2 AND user_id = ?3")?;
@@ -229,8 +235,8 @@ fn repair(connection: &Connection, fence: &Fence, repair: &Repair) -> rusqlite::
          AND NOT EXISTS (SELECT 1 FROM like_records AS r WHERE r.content_type = ?1 AND r.content_id = ?2)",
     )?;
     let mut list = connection.prepare_cached(
-        "UPDATE like_records SET listed = (SELECT rows > ?3 FROM like_counts WHERE content_type = ?1 AND content_id = ?2)
-         WHERE content_type = ?1 AND content_id = ?2",
+        "UPDATE like_records SET listed = 1 - listed WHERE content_type = ?1 AND content_id = ?2
+         AND listed <> (SELECT rows > ?3 FROM like_counts WHERE content_type = ?1 AND content_id = ?2)",
     )?;
     for content in contents {
         let (kind, id) = (content.content_type, content.content_id.get());
@@ -245,7 +251,7 @@ fn repair(connection: &Connection, fence: &Fence, repair: &Repair) -> rusqlite::
     }
     add_buckets(connection, &repair.buckets)?;
     connection.execute("DELETE FROM like_buckets WHERE gained = 0 AND lost = 0", [])?;
-    Ok(Some(()))
+    Ok(Some(renewed))
 }
 
 const INSERT_ROW: &str =
@@ -509,8 +515,8 @@ impl RecordStore for SqliteRecords {
         self.write(|done| Write::Commit { batch, result: None, done }).await
     }
 
-    async fn repair(&self, fence: Fence, repair: Repair) -> Result<(), CommitError> {
-        self.write(|done| Write::Repair { fence, repair, result: None, done }).await
+    async fn repair(&self, fence: Fence, generation: Generation, repair: Repair) -> Result<Checkpoint, CommitError> {
+        self.write(|done| Write::Repair { fence, generation, repair, result: None, done }).await
     }
 
     async fn renew_generation(&self, fence: Fence, generation: Generation) -> Result<Checkpoint, CommitError> {

@@ -27,8 +27,14 @@ pub trait Successor: Send + Sync {
     /// The new tables: those of a rebuild that was begun, or fresh ones.
     async fn open(&self) -> Result<Arc<dyn RecordStore>, StoreError>;
 
-    /// Puts the new tables in the place of the live ones, checkpoints included, in one step, and keeps the old ones. What
-    /// [`open`](Self::open) gave must not be used any more.
+    /// Does what can be done before a switch, while the live tables are in use. What [`open`](Self::open) gave must not be
+    /// used any more.
+    async fn prepare(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Puts the new tables in the place of the live ones, checkpoints included, in one step, and keeps the old ones. Fails as
+    /// unavailable, having changed nothing, if somebody keeps the live ones from being switched now.
     async fn switch(&self) -> Result<(), StoreError>;
 
     /// Drops the new tables.

@@ -85,8 +85,20 @@ pub(super) fn count(row: &MySqlRow) -> Result<Count, Failed> {
     Ok(Count { content: content(row, 0)?, count: row.try_get(2)?, version: offset(row, 3)? })
 }
 
-/// content_type, content_id, count, version, partition, first_position
+/// A row of a scan, which must be in the table of its content's shard.
+pub(super) fn record_in_place(row: &MySqlRow) -> Result<LikeRecord, Failed> {
+    let record = record(row)?;
+    if row.try_get::<i64, _>(10)? != i64::from(record.pair.content.shard()) {
+        return Err(Failed::Damaged("it is in the table of another shard, where nobody looks for it"));
+    }
+    Ok(record)
+}
+
+/// content_type, content_id, count, version, partition, first_position, shard
 pub(super) fn kept_count(row: &MySqlRow) -> Result<Vec<Beside>, Failed> {
+    if row.try_get::<i16, _>(6)?.unsigned_abs() != content(row, 0)?.shard() {
+        return Err(Failed::Damaged("it is kept under another shard, where nobody looks for it"));
+    }
     let most = valid(PartitionCount::new(4096))?;
     let partition = valid(Partition::new(row.try_get::<i16, _>(4)?.unsigned_abs().into(), most))?;
     Ok(vec![Beside::Count(KeptCount { count: count(row)?, partition, first_position: offset(row, 5)? })])

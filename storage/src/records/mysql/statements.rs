@@ -524,11 +524,12 @@ pub(super) async fn gains(connection: &mut MySqlConnection, slot: i64, limit: us
     found.iter().map(rows::gain).collect()
 }
 
-/// All rows of the shards, in order.
+/// All rows of the shards, in order, each with the shard whose table it is in.
 pub(super) fn scan(shards: &Shards) -> String {
     let columns = rows::RECORD_COLUMNS;
     let held = (0..SHARDS).filter(|shard| shards.contains(*shard));
-    let parts: Vec<String> = held.map(|shard| format!("SELECT {columns} FROM {}", table(shard))).collect();
+    let parts: Vec<String> =
+        held.map(|shard| format!("SELECT {columns}, {shard} AS shard FROM {}", table(shard))).collect();
     format!("{} ORDER BY content_type, content_id, user_id", parts.join(" UNION ALL "))
 }
 
@@ -538,7 +539,7 @@ type ReadBeside = fn(&MySqlRow) -> Result<Vec<Beside>, Failed>;
 /// What is kept beside rows, and how it is read.
 pub(super) const SCANS_BESIDE: [(&str, ReadBeside); 2] = [
     (
-        "SELECT content_type, content_id, `count`, version, `partition`, first_position FROM like_counts",
+        "SELECT content_type, content_id, `count`, version, `partition`, first_position, shard FROM like_counts",
         rows::kept_count,
     ),
     ("SELECT slot, changes FROM like_bucket_chunks", rows::bucket_parts),

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use likewise_schema::SHARDS;
-use sqlx::{AssertSqlSafe, Executor, MySqlConnection, query_scalar, raw_sql};
+use sqlx::{AssertSqlSafe, Executor, MySqlConnection, query_as, query_scalar, raw_sql};
 
 use super::{Held, MysqlRecords, STORE, describe};
 use crate::{
@@ -16,8 +16,10 @@ use crate::{
 /// The longest name of a database.
 const NAME_MAX: usize = 64;
 /// How long the switch waits for statements that use the tables, and how often that is tried.
-const SWITCH_SESSION: &str = "SET SESSION lock_wait_timeout = 2";
-const SWITCH_TRIES: u32 = 15;
+const SWITCH_SESSION: &str = "SET SESSION lock_wait_timeout = 1";
+const SWITCH_TRIES: u32 = 20;
+/// For those who waited behind it.
+const SWITCH_PAUSE: Duration = Duration::from_millis(500);
 
 impl MysqlRecords {
     /// A database of this name beside the live one.
@@ -70,11 +72,25 @@ impl MysqlRecords {
         drop(connection);
         let fresh = MysqlRecords::with(self.options.clone().database(name), &self.shards);
         fresh.migrate().await?;
+        let mut connection = Held::new(&self.readers).await?;
+        let is_there = is_there(&mut connection, name).await?;
+        connection.is_clean = true;
+        if !is_there {
+            return Err(StoreError::unusable(STORE, format!("the database {name} lacks its tables")));
+        }
         Ok(Arc::new(fresh))
     }
 
+    /// Drops a database beside, if it is one that a rebuild made.
     async fn drop_database(&self, name: &str) -> Result<(), StoreError> {
         let mut connection = Held::new(&self.readers).await?;
+        let tables = "SELECT COUNT(*), CAST(COALESCE(SUM(table_name IN ('record_shards', 'projection_checkpoints')), 0) AS SIGNED)
+                      FROM information_schema.tables WHERE table_schema = ?";
+        let found = query_as::<_, (i64, i64)>(tables).bind(name).fetch_one(&mut *connection).await;
+        let (tables, ours) = found.map_err(|e| describe(&e))?;
+        if tables > 0 && ours == 0 {
+            return Err(StoreError::unusable(STORE, format!("the database {name} is none of a rebuild: move it away")));
+        }
         let drop = format!("DROP DATABASE IF EXISTS `{name}`");
         connection.execute(raw_sql(AssertSqlSafe(drop))).await.map_err(|e| describe(&e))?;
         connection.is_clean = true;
@@ -109,7 +125,8 @@ impl Successor for MysqlRecords {
     async fn open(&self) -> Result<Arc<dyn RecordStore>, StoreError> {
         let name = self.fresh_database()?;
         match self.made(&name).await {
-            // A run that was killed while it made them left half of them.
+            // A run that was killed while it made them left half of them; one that was killed after it had switched left
+            // versions without tables.
             Err(StoreError::Unusable { .. }) => {
                 self.drop_database(&name).await?;
                 self.made(&name).await
@@ -135,16 +152,25 @@ impl Successor for MysqlRecords {
             let renamed = connection.execute(raw_sql(AssertSqlSafe(rename.clone()))).await;
             let Err(error) = renamed else { break };
             tries += 1;
+            let reason = describe(&error);
             // Somebody is using a table: whoever waits behind the switch gets a turn before it is tried again.
             let is_locked = matches!(super::Failed::from(error), super::Failed::Conflict(_));
-            if !is_locked || tries == SWITCH_TRIES {
-                return Err(StoreError::unavailable(STORE, "its tables could not be switched: try again"));
+            if !is_locked && self.standing().await? == Standing::Switched {
+                // The answer was lost, the statement was not.
+                break;
             }
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            if !is_locked || tries == SWITCH_TRIES {
+                let reason = format!("its tables could not be switched ({reason}): try again");
+                return Err(StoreError::unavailable(STORE, reason));
+            }
+            tokio::time::sleep(SWITCH_PAUSE).await;
         }
         drop(connection);
-        // What is left there are views and versions.
-        self.drop_database(&fresh).await
+        // What is left there are views and versions, which are in nobody's way.
+        if let Err(error) = self.drop_database(&fresh).await {
+            tracing::warn!(%error, "a database that is empty now could not be dropped");
+        }
+        Ok(())
     }
 
     async fn discard(&self) -> Result<(), StoreError> {

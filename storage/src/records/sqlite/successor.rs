@@ -4,7 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -13,10 +13,13 @@ use super::{APPLICATION_ID, STORE, SqliteRecords, file};
 use crate::{
     StoreError,
     records::{RecordStore, Shards, Standing, Successor},
+    sqlite::File,
 };
 
-/// How long a reading command that has the file open is waited for.
-const READERS_MAX: Duration = Duration::from_secs(30);
+/// Pages in memory while it is filled, beside a service that has its own.
+const CACHE_KIB: u32 = 65_536;
+/// How long a reading command that has the file open is waited for, while nobody can read or write.
+const READERS_MAX: Duration = Duration::from_millis(200);
 
 /// The file that is to take the place of another.
 pub struct SqliteSuccessor {
@@ -48,23 +51,17 @@ impl SqliteSuccessor {
         self.within("before-rebuild")
     }
 
-    /// Brings the write-ahead log into the file, and leaves none behind: another file's would be taken for its own.
+    /// Brings the write-ahead log into the file, and leaves none behind: another file's would be taken for its own. Fails if
+    /// somebody has the file open for longer than a moment.
     fn settle(path: &Path) -> Result<(), StoreError> {
-        let (file, started) = (file(path), Instant::now());
+        let file = file(path);
         let connection = file.open_writable(APPLICATION_ID, likewise_schema::sql::SQLITE_RECORDS)?;
-        loop {
-            let busy: i64 = connection
-                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get(0))
-                .map_err(|e| file.error(&e))?;
-            if busy == 0 {
-                break;
-            }
-            if started.elapsed() > READERS_MAX {
-                return Err(StoreError::unavailable(
-                    STORE,
-                    "a reading command has it open for long; try again when it has ended",
-                ));
-            }
+        let settled = connection
+            .busy_timeout(READERS_MAX)
+            .and_then(|()| connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0)));
+        if settled.map_err(|e| file.error(&e))? != 0 {
+            let reason = "a reading command has it open; try again when it has ended";
+            return Err(StoreError::unavailable(STORE, reason));
         }
         drop(connection);
         for end in ["-wal", "-shm"] {
@@ -126,7 +123,21 @@ impl Successor for SqliteSuccessor {
         if let Some(folder) = fresh.parent() {
             fs::create_dir_all(folder).map_err(|e| failed(folder, &e))?;
         }
-        Ok(Arc::new(SqliteRecords::open(&fresh, &self.shards)?))
+        let file = File { cache_kib: CACHE_KIB, ..file(&fresh) };
+        Ok(Arc::new(SqliteRecords::open_file(file, &self.shards)?))
+    }
+
+    async fn prepare(&self) -> Result<(), StoreError> {
+        let (fresh, live) = (self.fresh(), self.path.clone());
+        let prepare = move || {
+            Self::settle(&fresh)?;
+            let file = file(&live);
+            let connection = file.open_writable(APPLICATION_ID, likewise_schema::sql::SQLITE_RECORDS)?;
+            let written = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+            written.map_err(|e| file.error(&e))
+        };
+        let prepared = tokio::task::spawn_blocking(prepare).await;
+        prepared.unwrap_or_else(|e| Err(StoreError::unavailable(STORE, e)))
     }
 
     async fn switch(&self) -> Result<(), StoreError> {
