@@ -12,7 +12,7 @@ use std::{
 
 use likewise_testkit::{
     Service, Settings,
-    load::{Dice, History, Load, read_each},
+    load::{Dice, History, Load, read, read_each},
     rig::{Own, Rig},
     wait_until,
 };
@@ -95,8 +95,13 @@ fn corrupt_cache(connection: &mut redis::Connection, count: usize) -> u64 {
     let counts: Vec<String> = connection.scan_match("like:count:*").unwrap().map(Result::unwrap).collect();
     let users: Vec<String> = connection.scan_match("like:user:*").unwrap().map(Result::unwrap).collect();
     let (mut made, counts) = (0, counts.into_iter().collect::<BTreeSet<_>>());
-    for key in counts.iter().take(count / 2) {
-        let _more: i64 = connection.hincr(key, "count", 1).unwrap();
+    for (number, key) in counts.iter().take(count / 2).enumerate() {
+        if number % 4 == 0 {
+            // The count is right, and no later one would ever take its place.
+            let _fields: i64 = connection.hset(key, "v", 999_999_999).unwrap();
+        } else {
+            let _more: i64 = connection.hincr(key, "count", 1).unwrap();
+        }
         made += 1;
     }
     for key in users.into_iter().collect::<BTreeSet<_>>() {
@@ -159,6 +164,41 @@ async fn a_thousand_corruptions_are_found_and_mended_while_likes_go_on() {
     });
     // The audit of the tests, which knows nothing of this one, agrees.
     rig.audit(&history).await;
+    // And while it is written to and read, nothing is found that is not there.
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let (api, query, history, over) = (&api, &query, &history, &over);
+        scope.spawn(move || {
+            let load = Load { commands: 400, seed: 8, ..load };
+            load.run_until(over, std::slice::from_ref(api), history);
+        });
+        scope.spawn(move || read(std::slice::from_ref(query), load, || over.load(Ordering::Relaxed)));
+        let mut cached = 0;
+        for _ in 0..8 {
+            let (code, outcome) = verify(&[]);
+            if code != Some(0) {
+                over.store(true, Ordering::Relaxed);
+            }
+            assert_eq!((code, &outcome["differences"]), (Some(0), &json!({})), "{}", outcome["findings"]);
+            cached += outcome["cached"].as_u64().unwrap();
+        }
+        over.store(true, Ordering::Relaxed);
+        println!("{cached} cached entries compared in 8 runs under load");
+    });
+    rig.audit(&history).await;
+    // A row in the table of another shard is told, and its pair has none where it is looked for.
+    let mysql = &rig.places().records[0];
+    let mut connection = MySqlConnection::connect(mysql).await.unwrap();
+    let moved =
+        "INSERT INTO like_records_01 (user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at,
+                                              version, request_ring, request_floor)
+                 SELECT user_id, content_id, content_type, created_at, updated_at, is_canceled, liked_at, version,
+                        request_ring, request_floor FROM like_records_00 ORDER BY id LIMIT 1";
+    connection.execute(moved).await.unwrap();
+    connection.execute("DELETE FROM like_records_00 ORDER BY id LIMIT 1").await.unwrap();
+    let (code, misplaced) = verify(&["--repair"]);
+    assert_eq!((code, &misplaced["differences"]), (Some(3), &json!({ "damaged": 1, "missing-row": 1 })), "{misplaced}");
+    connection.execute("DELETE FROM like_records_01 WHERE content_id % 16 <> 1").await.unwrap();
     let (code, clean) = verify(&[]);
     assert_eq!((code, &clean["differences"]), (Some(0), &json!({})), "{}", clean["findings"]);
     drop(projectors);

@@ -122,6 +122,18 @@ fn embedded_files_are_rebuilt_while_the_service_takes_likes_and_without_it() {
         assert_eq!(counted["count"], served["count"], "post:{content}");
     }
 
+    // One that takes too long is given up, by another command.
+    thread::scope(|scope| {
+        let slow = scope.spawn(|| settings.output(&["rebuild", "--max-rate", "200"]));
+        wait_until("the rebuild to begin", Duration::from_secs(20), || dir.path().join("rebuild").exists());
+        let cancelled = settings.output(&["rebuild", "--cancel"]);
+        assert!(told(&cancelled).contains("is dropped"), "{}", told(&cancelled));
+        let slow = slow.join().unwrap();
+        assert!(told(&slow).contains("was given up"), "{}", told(&slow));
+    });
+    assert!(!dir.path().join("rebuild").exists());
+    verified(&settings);
+
     service.signal("TERM");
     service.wait();
     spoil(dir.path());

@@ -7,8 +7,8 @@ use likewise_schema::{Content, ContentType, Offset, Pair, Partition, Position, U
 use likewise_storage::{
     RecordStore, StoreError,
     records::{
-        Batch, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation, LikeRecord, Liked, Liker,
-        Owner, Repair, Scan, Snapshot, check_owner, keep_of_each_type,
+        Batch, Beside, BucketDelta, Checkpoint, CommitError, Committed, Count, Fence, First, Gain, Generation,
+        KeptCount, LikeRecord, Liked, Liker, Owner, Repair, Scan, Snapshot, check_owner, keep_of_each_type,
     },
 };
 use parking_lot::Mutex;
@@ -24,8 +24,8 @@ struct Tables {
     rows: BTreeMap<Pair, LikeRecord>,
     counts: BTreeMap<Content, Count>,
     firsts: BTreeMap<Content, Position>,
-    /// Gained less lost, by slot.
-    buckets: BTreeMap<(i64, Content), i64>,
+    /// Gained and lost, by slot.
+    buckets: BTreeMap<(i64, Content), (i64, i64)>,
     checkpoints: BTreeMap<Partition, Checkpoint>,
     generations: u32,
 }
@@ -34,6 +34,12 @@ impl Tables {
     fn holds(&self, fence: &Fence) -> bool {
         let stored = self.checkpoints.get(&fence.partition);
         stored.is_some_and(|stored| stored.epoch == fence.epoch && stored.next_offset == fence.next_offset)
+    }
+
+    fn add_bucket(&mut self, delta: BucketDelta) {
+        let (gained, lost) = self.buckets.entry((delta.slot, delta.content)).or_default();
+        *gained += delta.gained;
+        *lost += delta.lost;
     }
 
     fn snapshot<T>(&self, value: T) -> Snapshot<T> {
@@ -116,7 +122,7 @@ impl RecordStore for SimRecords {
             counts.push(*count);
         }
         for delta in writes.buckets {
-            *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
+            tables.add_bucket(delta);
         }
         Ok(Committed { rows: writes.rows, counts })
     }
@@ -148,7 +154,7 @@ impl RecordStore for SimRecords {
             }
         }
         for delta in repair.buckets {
-            *tables.buckets.entry((delta.slot, delta.content)).or_default() += delta.gained - delta.lost;
+            tables.add_bucket(delta);
         }
         Ok(renewed)
     }
@@ -231,9 +237,9 @@ impl RecordStore for SimRecords {
 
     async fn gains(&self, slot: i64, limit: usize) -> Result<Vec<Gain>, StoreError> {
         let tables = self.0.lock();
-        let of_slot = tables.buckets.iter().filter(|((of, _), likes)| *of == slot && **likes != 0);
+        let of_slot = tables.buckets.iter().filter(|((of, _), (gained, lost))| *of == slot && gained != lost);
         let mut gains: Vec<Gain> =
-            of_slot.map(|((_, content), likes)| Gain { content: *content, likes: *likes }).collect();
+            of_slot.map(|((_, content), (gained, lost))| Gain { content: *content, likes: gained - lost }).collect();
         gains.sort_by_key(|gain| (Reverse(gain.likes.abs()), gain.content));
         keep_of_each_type(&mut gains, limit, |gain| gain.content);
         gains.sort_by_key(|gain| (Reverse(gain.likes), gain.content));
@@ -241,11 +247,23 @@ impl RecordStore for SimRecords {
     }
 
     async fn scan(&self, scan: Scan) -> Result<Vec<Checkpoint>, StoreError> {
-        let (all, checkpoints) = {
+        let (rows, beside, checkpoints) = {
             let tables = self.0.lock();
-            (tables.rows.values().cloned().collect(), tables.checkpoints.values().cloned().collect())
+            let first = |count: &Count| tables.firsts.get(&count.content).copied();
+            let kept = |count: &Count| {
+                let Position { partition, offset: first_position } = first(count)?;
+                Some(Beside::Count(KeptCount { count: *count, partition, first_position }))
+            };
+            let bucket = |((slot, content), (gained, lost)): (&(i64, Content), &(i64, i64))| {
+                Beside::Bucket(BucketDelta { content: *content, slot: *slot, gained: *gained, lost: *lost })
+            };
+            let beside = tables.counts.values().filter_map(kept).chain(tables.buckets.iter().map(bucket)).collect();
+            (tables.rows.values().cloned().collect(), beside, tables.checkpoints.values().cloned().collect())
         };
-        let _nobody_takes_them = scan.rows.send(all).await;
+        let _nobody_takes_them = scan.rows.send(rows).await;
+        if let Some(out) = scan.beside {
+            let _nobody_takes_them = out.send(beside).await;
+        }
         Ok(checkpoints)
     }
 }

@@ -3,12 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use likewise_schema::{Content, Offset};
+use tokio::sync::mpsc;
 
 use super::{at, partition, post, user};
 use crate::{
     counters::{
-        Answer, Ask, CHANGED_MAX, COUNT_LIFE, CachedCount, Change, Changes, CounterStore, Fill, Lease, LeaseKey, News,
-        Outcome, Publish, REPUBLISH_EVENTS_MAX, Scope, Status, Version, Writer,
+        Answer, Ask, CHANGED_MAX, COUNT_LIFE, Cached, CachedCount, Change, Changes, CounterStore, Fill, Lease,
+        LeaseKey, News, Outcome, Publish, REPUBLISH_EVENTS_MAX, Scope, Status, Version, Writer,
     },
     records::Generation,
 };
@@ -122,6 +123,43 @@ pub async fn counter_store<F: AsyncFn() -> Arc<dyn CounterStore>>(make: F) {
     entries_below_the_floor_count_as_missing(owned(&make, 10).await).await;
     scopes_are_apart(owned(&make, 10).await).await;
     passing_an_offset_wakes(owned(&make, 10).await).await;
+    all_entries_are_listed_and_can_be_forgotten(owned(&make, 10).await).await;
+}
+
+async fn entries(store: &Store) -> Vec<Cached> {
+    let (out, mut found) = mpsc::channel(1);
+    let collect = async {
+        let mut all = Vec::new();
+        while let Some(chunk) = found.recv().await {
+            all.extend(chunk);
+        }
+        all.retain(|entry: &Cached| matches!(entry, Cached::Count(of, ..) | Cached::Status(of, ..) if *of == scope()));
+        all.sort_by_key(|entry| format!("{entry:?}"));
+        all
+    };
+    let (listed, all) = tokio::join!(store.entries(out), collect);
+    listed.expect("listed");
+    all
+}
+
+async fn all_entries_are_listed_and_can_be_forgotten(store: Store) {
+    assert_eq!(entries(&store).await, []);
+    let key = lease(&store, LeaseKey::Count(post(1))).await.expect("leased");
+    assert_eq!(fill_count(&store, key, post(1), 5, 10).await, Outcome::Done);
+    let key = lease(&store, LeaseKey::Statuses(user(7))).await.expect("leased");
+    let statuses = Fill::Statuses(user(7), vec![(post(1), status(true, 10)), (post(17), status(false, 10))]);
+    assert_eq!(store.fill(scope(), key, statuses).await, Ok(Outcome::Done));
+    let of_user = |id, liked| Cached::Status(scope(), user(7), post(id), status(liked, 10));
+    let expected = [Cached::Count(scope(), post(1), cached(5, 10)), of_user(1, true), of_user(17, false)];
+    assert_eq!(entries(&store).await, expected);
+    // Who fills meanwhile with what was read before must not bring it back.
+    let under_way = lease(&store, LeaseKey::Count(post(17))).await.expect("leased");
+    store.forget(scope(), &[post(1), post(17)], &[]).await.expect("forgotten");
+    assert_eq!(fill_count(&store, under_way, post(17), 1, 10).await, Outcome::Refused);
+    assert_eq!(entries(&store).await, expected[1..]);
+    store.forget(scope(), &[], &[user(7)]).await.expect("forgotten");
+    assert_eq!(entries(&store).await, []);
+    assert!(store.progress(scope()).await.expect("answered").is_some(), "progress stays");
 }
 
 async fn what_is_missing_is_unknown(store: Store) {

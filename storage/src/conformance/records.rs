@@ -1,16 +1,21 @@
 //! What every record store does.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 use likewise_schema::{Content, Offset, Pair, PartitionCount, Position};
+
+use tokio::sync::mpsc;
 
 use super::{at, pair, partition, post, request, user};
 use crate::{
     StoreError,
     log::Mark,
     records::{
-        Advance, Batch, BucketDelta, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder, Fence,
-        First, Gain, Generation, LikeRecord, Liked, Liker, Owner, RecordStore, Writes,
+        Advance, Batch, Beside, BucketDelta, Checkpoint, CommitError, Committed, Count, CountDelta, DigestBuilder,
+        Fence, First, Gain, Generation, KeptCount, LikeRecord, Liked, Liker, Owner, RecordStore, Repair, Scan, Writes,
     },
 };
 
@@ -77,6 +82,101 @@ pub async fn record_store<F: AsyncFn() -> Arc<dyn RecordStore>>(make: F) {
     first_events_are_found_by_their_position(make().await).await;
     what_gained_most_in_a_slot_is_found(make().await).await;
     the_digest_is_of_sorted_rows(make().await).await;
+    a_scan_shows_what_is_kept_beside_rows(make().await).await;
+    a_repair_is_absolute_fenced_and_renews_the_generation(make().await).await;
+}
+
+/// All that a scan sends: rows, counts and the sums of buckets.
+async fn everything(store: &Store) -> (Vec<LikeRecord>, Vec<KeptCount>, Vec<(Content, i64, i64, i64)>) {
+    let (rows, mut rows_found) = mpsc::channel(1);
+    let (beside, mut beside_found) = mpsc::channel(1);
+    let collect_rows = async {
+        let mut all: Vec<LikeRecord> = Vec::new();
+        while let Some(chunk) = rows_found.recv().await {
+            all.extend(chunk);
+        }
+        all
+    };
+    let collect_beside = async {
+        let (mut counts, mut buckets) = (Vec::new(), BTreeMap::<(Content, i64), (i64, i64)>::new());
+        while let Some(chunk) = beside_found.recv().await {
+            for found in chunk {
+                match found {
+                    Beside::Count(kept) => counts.push(kept),
+                    Beside::Bucket(BucketDelta { content, slot, gained, lost }) => {
+                        let sums = buckets.entry((content, slot)).or_default();
+                        (sums.0, sums.1) = (sums.0 + gained, sums.1 + lost);
+                    }
+                    Beside::Damaged(_, what) => panic!("{what}"),
+                }
+            }
+        }
+        counts.sort_by_key(|kept: &KeptCount| kept.count.content);
+        (counts, buckets)
+    };
+    let scan = store.scan(Scan { rows, beside: Some(beside) });
+    let (checkpoints, rows, (counts, buckets)) = tokio::join!(scan, collect_rows, collect_beside);
+    checkpoints.expect("scanned");
+    let sums = buckets.into_iter().filter(|(_, sums)| *sums != (0, 0));
+    (rows, counts, sums.map(|((content, slot), (gained, lost))| (content, slot, gained, lost)).collect())
+}
+
+fn kept(content: Content, count: i64, version: i64, first: i64) -> KeptCount {
+    let count = Count { content, count, version: offset(version) };
+    KeptCount { count, partition: partition(1), first_position: offset(first) }
+}
+
+async fn a_scan_shows_what_is_kept_beside_rows(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let rows = vec![row(pair(1, 1), 3, true), row(pair(1, 2), 4, false), row(pair(17, 1), 5, true)];
+    let buckets = |gained| vec![BucketDelta { content: post(1), slot: 10, gained, lost: 1 }];
+    let writes = |rows: Vec<LikeRecord>, counts, gained| Writes { rows, counts, buckets: buckets(gained) };
+    let read = rows.iter().map(|row| row.pair).collect();
+    let first = writes(rows.clone(), vec![delta(post(1), 1, 3), delta(post(17), 1, 5)], 2);
+    store.commit(batch(held.fence(), 6, read, first)).await.expect("committed");
+    let more = writes(vec![], vec![delta(post(1), 2, 7)], 5);
+    store.commit(batch(after(&held, 6), 300, vec![], more)).await.expect("committed");
+    let (found, counts, sums) = everything(&store).await;
+    assert_eq!(found, rows, "by content and user");
+    assert_eq!(counts, [kept(post(1), 3, 7, 3), kept(post(17), 1, 5, 5)]);
+    assert_eq!(sums, [(post(1), 10, 7, 2)]);
+}
+
+async fn a_repair_is_absolute_fenced_and_renews_the_generation(store: Store) {
+    let held = store.acquire(partition(1), &owner(10)).await.expect("acquired");
+    let rows = vec![row(pair(1, 1), 3, true), row(pair(1, 2), 4, true), row(pair(17, 1), 5, true)];
+    let read = rows.iter().map(|row| row.pair).collect();
+    let wrong = Writes {
+        rows,
+        counts: vec![delta(post(1), 7, 4), delta(post(17), 1, 5)],
+        buckets: vec![BucketDelta { content: post(1), slot: 10, gained: 9, lost: 0 }],
+    };
+    store.commit(batch(held.fence(), 6, read, wrong)).await.expect("committed");
+    let repair = Repair {
+        rows: vec![
+            (pair(1, 1), Some(row(pair(1, 1), 2, false))),
+            (pair(17, 1), None),
+            (pair(33, 9), Some(row(pair(33, 9), 1, true))),
+        ],
+        counts: vec![(post(1), Some(offset(1))), (post(17), None), (post(33), Some(offset(0)))],
+        buckets: vec![BucketDelta { content: post(1), slot: 10, gained: -7, lost: 1 }],
+    };
+    let late = store.repair(after(&held, 5), Generation(7), repair.clone()).await;
+    assert_eq!(late, Err(CommitError::Fenced), "of another offset");
+    let renewed = store.repair(after(&held, 6), Generation(7), repair.clone()).await.expect("repaired");
+    assert_eq!((renewed.generation, renewed.next_offset), (Generation(7), offset(6)));
+    assert!(renewed.epoch > held.epoch, "whoever held the partition has to acquire it anew");
+    let refused = store.commit(batch(after(&held, 6), 7, vec![], Writes::default())).await;
+    assert_eq!(refused, Err(CommitError::Fenced));
+    let (found, counts, sums) = everything(&store).await;
+    assert_eq!(found, [row(pair(1, 1), 2, false), row(pair(1, 2), 4, true), row(pair(33, 9), 1, true)]);
+    assert_eq!(counts, [kept(post(1), 1, 4, 1), kept(post(33), 1, 1, 0)], "counted from the rows; none without rows");
+    assert_eq!(sums, [(post(1), 10, 2, 1)]);
+    let again = store.repair(renewed.fence(), Generation(8), Repair { buckets: vec![], ..repair }).await;
+    assert_eq!(again.expect("repaired").generation, Generation(8));
+    assert_eq!(everything(&store).await.0, found, "rows are absolute");
+    let list = store.likers(post(1), None, 10).await.expect("read").value;
+    assert_eq!(list.iter().map(|liker| liker.user).collect::<Vec<_>>(), [user(2)]);
 }
 
 async fn ids_of_any_size_are_told_apart(store: Store) {

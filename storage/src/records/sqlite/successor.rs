@@ -89,6 +89,7 @@ impl SqliteSuccessor {
             let synced = fs::File::open(&folder).and_then(|dir| dir.sync_all());
             synced.map_err(|e| failed(&folder, &e))?;
         }
+        let _others_are_in_it = fs::remove_dir(folder(&fresh));
         Ok(())
     }
 
