@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Events of a bucket: each of its pairs takes about 250 bytes while it is folded.
-const BUCKET_EVENTS: u64 = 300_000;
+const BUCKET_EVENTS: u64 = 200_000;
 /// Partitions that are read at once.
 const READERS: usize = 2;
 const CHUNK: usize = 16_384;
@@ -124,6 +124,9 @@ pub(crate) enum Prefix {
     Offsets(BTreeMap<Partition, Offset>),
 }
 
+/// Of every pair that an event was met of; none of them is `None`.
+pub(crate) type Lives = HashMap<Pair, Option<Life>>;
+
 /// Events in buckets.
 pub(crate) struct Ledger {
     spill: Spill<Logged>,
@@ -215,8 +218,8 @@ impl Ledger {
         &self,
         bucket: usize,
         mut tell: impl FnMut(&Pair, &Logged, Effect) -> Result<(), Error>,
-    ) -> Result<HashMap<Pair, Life>, Error> {
-        let mut lives: HashMap<Pair, Option<Life>> = HashMap::new();
+    ) -> Result<Lives, Error> {
+        let mut lives = Lives::new();
         self.spill.each(bucket, |logged| {
             let pair = logged.key.pair()?;
             let id = RequestId::from_bytes(logged.request);
@@ -224,7 +227,7 @@ impl Ledger {
             let effect = Life::meet(life, &id, logged.liked, logged.received_at(), logged.offset());
             tell(&pair, &logged, effect)
         })?;
-        Ok(lives.into_iter().filter_map(|(pair, life)| Some((pair, life?))).collect())
+        Ok(lives)
     }
 }
 

@@ -506,7 +506,7 @@ fn compare_pairs(ledger: &Ledger, sorted: &Sorted, cache: &Cache, report: &mut R
         sorted.statuses.each(bucket, |kept| {
             let pair = kept.key.pair()?;
             let scope = stored::scope(kept.generation, kept.partition)?;
-            let life = lives.get(&pair);
+            let life = lives.get(&pair).and_then(Option::as_ref);
             let (liked, last) = life.map_or((false, -1), |life| (life.is_liked, life.version.get()));
             let is_expected = kept.liked == liked;
             if cache.is_right(scope, cache.pairs.contains(&pair), last, kept.version, is_expected) == Some(false) {
@@ -537,7 +537,7 @@ fn compare_pairs(ledger: &Ledger, sorted: &Sorted, cache: &Cache, report: &mut R
                 });
                 return Ok(());
             }
-            let Some(life) = lives.remove(&pair) else {
+            let Some(life) = lives.remove(&pair).flatten() else {
                 report.add(of_row(ledger, Kind::ExtraRow, pair, &words_of(&row), "no row", None));
                 return Ok(());
             };
@@ -548,7 +548,7 @@ fn compare_pairs(ledger: &Ledger, sorted: &Sorted, cache: &Cache, report: &mut R
             }
             Ok(())
         })?;
-        for (pair, life) in lives {
+        for (pair, life) in lives.into_iter().filter_map(|(pair, life)| Some((pair, life?))) {
             let expected = words_of(&life.record(pair));
             report.add(of_row(ledger, Kind::MissingRow, pair, "no row", &expected, Some(life)));
         }

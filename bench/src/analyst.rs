@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use futures::future::join_all;
 use likewise_schema::{ContentId, LikeToggled, PartitionCount, RequestId, Timestamp, UserId};
 use likewise_storage::{
@@ -36,9 +36,17 @@ pub(crate) struct Options {
     /// Users, all alike.
     #[arg(long, default_value_t = 200_000)]
     users: u32,
-    /// Only the embedded default.
+    /// On what; both when left out.
     #[arg(long)]
-    embedded: bool,
+    on: Option<Backend>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Backend {
+    /// The embedded default
+    Embedded,
+    /// Kafka, MySQL and Redis
+    Servers,
 }
 
 /// Events that are appended at once.
@@ -48,11 +56,21 @@ const SPAN_MILLIS: i64 = 30 * 86_400_000;
 const FIRST_MILLIS: i64 = 1_790_000_000_000;
 
 pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
-    let dir = tempfile::tempdir()?;
     println!(
         "{} events of 30 days, {} users, {} contents by Zipf 0.99, 16 partitions",
         options.events, options.users, options.contents
     );
+    if options.on != Some(Backend::Servers) {
+        on_files(likewise, options).await?;
+    }
+    if options.on != Some(Backend::Embedded) {
+        on_servers(likewise, options).await?;
+    }
+    Ok(())
+}
+
+async fn on_files(likewise: &Path, options: &Options) -> Result<()> {
+    let dir = tempfile::tempdir()?;
     let data = dir.path().join("data");
     fs::create_dir_all(&data)?;
     let path = data.join("log.db");
@@ -62,12 +80,10 @@ pub(crate) async fn run(likewise: &Path, options: &Options) -> Result<()> {
     println!("\nEmbedded: {} bytes an event in SQLite", fs::metadata(&path)?.len() / options.events.max(1));
     let settings = vec!["--data-dir".to_owned(), data.display().to_string()];
     project(likewise, &settings, options).await?;
-    commands(likewise, &settings, dir.path(), "embedded", options)?;
-    if options.embedded {
-        return Ok(());
-    }
-    drop(dir);
+    commands(likewise, &settings, dir.path(), "embedded", options)
+}
 
+async fn on_servers(likewise: &Path, options: &Options) -> Result<()> {
     let dir = tempfile::tempdir()?;
     let start = || (servers::start_kafka(&[]), servers::start_mysql(&[]), servers::start_redis(&[]));
     let (kafka, mysql, redis) = tokio::task::spawn_blocking(start).await.map_err(Error::other)?;

@@ -34,7 +34,7 @@ pub(super) struct Fetch {
 }
 
 /// For reads that go on where they ended. An answer for each record would cost the broker more than the record did.
-pub(super) const TAIL: Fetch = Fetch { records: "10000", kbytes: "8192", bytes: "65536", wait_ms: "15" };
+pub(super) const TAIL: Fetch = Fetch { records: "10000", kbytes: "4096", bytes: "65536", wait_ms: "15" };
 /// For reads of what is there, which seldom go on.
 pub(super) const LOOK: Fetch = Fetch { records: "1000", kbytes: "1024", bytes: "1", wait_ms: "250" };
 
