@@ -15,6 +15,7 @@ use std::{
 use likewise_testkit::{
     Service, Settings, load,
     load::{Dice, History, Load},
+    tokens::Signer,
     wait_until,
 };
 use rusqlite::Connection;
@@ -393,6 +394,28 @@ fn every_corruption_is_found_and_mended_beside_the_service_and_without_it() {
     println!("post:2 was served as {} before the repair, as {counted} after", believed["count"]);
     let sampled = verify(&["--sample", "2"]).1;
     assert_eq!(sampled["partitions"].as_object().unwrap().len(), 2, "{sampled}");
+}
+
+#[test]
+fn what_an_operator_asks_needs_a_token_for_the_admin_port() {
+    let dir = tempfile::tempdir().unwrap();
+    let settings = settings(&dir.path().join("data")).guarded_by_secret();
+    let service = settings.start();
+    service.wait_ready();
+    let signer = Signer::secret();
+    let token = |name: &str, text: String| {
+        let file = dir.path().join(name);
+        fs::write(&file, text).unwrap();
+        file.display().to_string()
+    };
+    let (admin, user) = (token("admin", signer.admin_token()), token("user", signer.token_of(7)));
+    for command in ["verify", "rebuild"] {
+        assert!(refused(&settings, &[command]).contains("--credential-file"), "{command} without one");
+        assert!(refused(&settings, &[command, "--credential-file", &user]).contains("--credential-file"), "{command}");
+    }
+    let output = settings.output(&["verify", "--json", "--credential-file", &admin]);
+    assert_eq!(json_of(&output)["remaining"], 0);
+    drop(service);
 }
 
 #[test]
