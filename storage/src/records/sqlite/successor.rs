@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Pages in memory while it is filled, beside a service that has its own.
-const CACHE_KIB: u32 = 65_536;
+const CACHE_KIB: u32 = 24_576;
 /// How long a reading command that has the file open is waited for, while nobody can read or write.
 const READERS_MAX: Duration = Duration::from_millis(200);
 
