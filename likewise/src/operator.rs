@@ -121,8 +121,7 @@ impl Operator {
         let stores = Arc::clone(&self.stores);
         let work = async move {
             let _turn = turn;
-            let verified = verify::verify(&stores, asked, &Pace::new(asked.max_rate), &(Arc::new(|_| {}) as _)).await;
-            verified
+            verify::verify(&stores, asked, &Pace::new(asked.max_rate), &(Arc::new(|_| {}) as _)).await
         };
         told(beside(work).await)
     }
