@@ -61,8 +61,8 @@ async fn redis_is_spoken_to_over_tls_only_if_its_certificate_is_right() {
 async fn redis_needs_no_right_to_commands_that_endanger_it() {
     let server = servers::start_redis(&[]);
     let root = || ::redis::Client::open(servers::redis_url(&server)).expect("a URL").get_connection().expect("there");
-    // As docs/production.md lists them.
-    let commands = "hget hmget hset hlen get mget set del type pexpire time zadd zcard zremrangebyscore evalsha eval \
+    // As docs/production.md lists them, with the two that likewise verify needs.
+    let commands = "scan hgetall hget hmget hset hlen get mget set del type pexpire time zadd zcard zremrangebyscore evalsha eval \
                     script|load multi exec info ping publish subscribe";
     let commands = commands.split_whitespace().map(|name| format!("+{name}"));
     let rights = ["reset", "on", ">secret", "~like:*", "resetchannels", "&like:changes"].map(str::to_owned);
