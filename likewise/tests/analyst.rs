@@ -309,10 +309,12 @@ fn corrupt(dir: &Path, count: usize, seed: u64) -> usize {
     done
 }
 
-/// How many differences there are of what is compared one by one.
+/// How many differences there are of what is compared one by one. The service may have filled its cache with what was
+/// planted meanwhile, which is a difference, too.
 fn differences(outcome: &Value) -> u64 {
     let kinds = outcome["differences"].as_object().unwrap();
-    kinds.iter().filter(|(kind, _)| *kind != "damaged").map(|(_, count)| count.as_u64().unwrap()).sum()
+    let is_planted = |kind: &str| kind != "damaged" && !kind.starts_with("cached");
+    kinds.iter().filter(|(kind, _)| is_planted(kind)).map(|(_, count)| count.as_u64().unwrap()).sum()
 }
 
 #[test]

@@ -139,6 +139,8 @@ async fn a_thousand_corruptions_are_found_and_mended_while_likes_go_on() {
     assert!(clean["cached"].as_u64().unwrap() >= 800, "{}", clean["cached"]);
     assert_eq!(clean["sha256"], digest(&settings)["sha256"]);
 
+    // A query API looks at samples of the cache by itself, and would mend some of it before they are counted.
+    drop(query);
     let mut planted = corrupt_cache(&mut rig.redis_connection(), 200);
     for (url, seed) in rig.places().records.iter().zip(1..) {
         planted += corrupt(url, 400, seed).await;
@@ -149,6 +151,7 @@ async fn a_thousand_corruptions_are_found_and_mended_while_likes_go_on() {
     println!("{planted} planted; found {}", found["differences"]);
     assert_eq!((code, differences), (Some(3), planted));
     assert!(planted >= 1000, "{planted}");
+    let query = rig.role("query-api", "query-again");
 
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
