@@ -43,7 +43,7 @@ pub(crate) struct ContentKey {
     content: i64,
 }
 
-fn damaged() -> Error {
+pub(crate) fn damaged() -> Error {
     Error::asked("a temporary file is damaged")
 }
 

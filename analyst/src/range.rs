@@ -56,8 +56,7 @@ pub fn parse_position(text: &str) -> Option<Position> {
         return Some(position);
     }
     let (partition, offset) = text.split_once('/')?;
-    let most = likewise_schema::PartitionCount::new(4096).ok()?;
-    let partition = Partition::new(partition.parse().ok()?, most).ok()?;
+    let partition = Partition::unbounded(partition.parse().ok()?)?;
     Some(Position { partition, offset: Offset::new(offset.parse().ok()?).ok()? })
 }
 

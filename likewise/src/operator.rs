@@ -3,7 +3,7 @@
 
 use std::{
     future::Future,
-    path::Path,
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -18,6 +18,7 @@ use actix_web::{
     web,
 };
 use async_trait::async_trait;
+use clap::Args;
 use likewise_analyst::{reader::Pace, verify::Stores};
 use likewise_http::{BodyLimit, Kind, Problem, Routes, read_body};
 use likewise_storage::{
@@ -29,8 +30,8 @@ use serde_json::{Value, json};
 use tokio::sync::oneshot;
 
 use crate::{
-    DIFFERENT, Failure,
-    rebuild::{self, Rebuild, SWITCH_AGAIN, SWITCH_MAX, Switch},
+    DIFFERENT, Failure, reading,
+    rebuild::{self, Rebuild, Switch},
     verify, wiring,
 };
 
@@ -71,26 +72,16 @@ struct Online {
 
 #[async_trait]
 impl Switch for Online {
-    async fn switch(&self, successors: &[Arc<dyn Successor>]) -> Result<(), Failure> {
+    async fn switch(&self, successor: &dyn Successor) -> Result<(), StoreError> {
         let open = || async {
             let records = wiring::writable_records(&self.urls).await;
             records.map_err(|failure| StoreError::unavailable("the record store", failure.sentence))
         };
-        // One after the other, so that nobody waits for more than one; each is tried for a moment only.
-        for successor in successors {
-            let started = Instant::now();
-            let replace = || async {
-                successor.switch().await?;
-                open().await
-            };
-            while let Err(error) = self.files.replace(replace, open).await {
-                if started.elapsed() > SWITCH_MAX || matches!(error, StoreError::Unusable { .. }) {
-                    return Err(error.into());
-                }
-                tokio::time::sleep(SWITCH_AGAIN).await;
-            }
-        }
-        Ok(())
+        let replace = || async {
+            successor.switch().await?;
+            open().await
+        };
+        self.files.replace(replace, open).await
     }
 }
 
@@ -125,9 +116,7 @@ impl Operator {
         };
         told(beside(work).await)
     }
-}
 
-impl Operator {
     async fn rebuild(self: Arc<Self>, asked: rebuild::Asked) -> Result<Value, Problem> {
         let mut turn = self.turn();
         let started = Instant::now();
@@ -143,12 +132,9 @@ impl Operator {
         let work = async move {
             let _turn = turn;
             let (log, live, urls) = (Arc::clone(&self.stores.log), Arc::clone(&self.stores.records), self.urls.clone());
-            let rebuilt = async {
-                let mut rebuild = Rebuild::new(log, live, &urls)?;
-                rebuild.is_given_up = Arc::clone(&self.is_given_up);
-                rebuild.run(asked, &indicatif::ProgressBar::hidden(), &Online { files, urls }).await
-            };
-            rebuilt.await
+            let mut rebuild = Rebuild::new(log, live, &urls)?;
+            rebuild.is_given_up = Arc::clone(&self.is_given_up);
+            rebuild.run(asked, &indicatif::ProgressBar::hidden(), &Online { files, urls }).await
         };
         told(beside(work).await)
     }
@@ -209,6 +195,27 @@ pub(crate) fn routes(routes: &mut Routes, operator: &Arc<Operator>) {
     });
 }
 
+/// How a command speaks to the service that owns the data.
+#[derive(Args)]
+pub(crate) struct Owner {
+    /// File with a token for the admin port of a service with authentication that owns the data.
+    #[arg(long, value_name = "FILE")]
+    credential_file: Option<PathBuf>,
+}
+
+impl Owner {
+    /// The service that has embedded records open; none if there is none, or if some are on a server.
+    pub(crate) fn of(&self, urls: &[String]) -> Result<Option<Service>, Failure> {
+        let is_embedded = urls.iter().all(|url| wiring::is_embedded(url));
+        let Some(base) = wiring::operator_of(urls)?.filter(|_| is_embedded) else { return Ok(None) };
+        let read = |file: &PathBuf| {
+            std::fs::read_to_string(file).map_err(|e| format!("{} cannot be read ({e})", file.display()))
+        };
+        let credential = self.credential_file.as_ref().map(read).transpose()?;
+        Ok(Some(Service { base, credential: credential.map(|text| format!("Bearer {}", text.trim())) }))
+    }
+}
+
 /// A service that runs, for a command of its operator.
 pub(crate) struct Service {
     base: String,
@@ -216,22 +223,26 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// `credential` is a file with a token for the admin port, which is needed where there is authentication.
-    pub(crate) fn new(base: String, credential: Option<&Path>) -> Result<Self, Failure> {
-        let read =
-            |file: &Path| std::fs::read_to_string(file).map_err(|e| format!("{} cannot be read ({e})", file.display()));
-        let credential = credential.map(read).transpose()?.map(|text| format!("Bearer {}", text.trim()));
-        Ok(Self { base, credential })
-    }
-
     /// Asks for a comparison, and waits for it.
     pub(crate) async fn verify(self, asked: Verify) -> Result<Value, Failure> {
-        tokio::task::spawn_blocking(move || self.ask(VERIFY, &asked)).await?
+        self.wait("the service that owns the data compares", VERIFY, asked).await
     }
 
     /// Asks for a rebuild, and waits for it.
     pub(crate) async fn rebuild(self, asked: rebuild::Asked) -> Result<Value, Failure> {
-        tokio::task::spawn_blocking(move || self.ask(REBUILD, &asked)).await?
+        self.wait("the service that owns the data rebuilds", REBUILD, asked).await
+    }
+
+    async fn wait(
+        self,
+        what: &'static str,
+        path: &'static str,
+        asked: impl Serialize + Send + 'static,
+    ) -> Result<Value, Failure> {
+        let bar = reading::spinner(what);
+        let answered = tokio::task::spawn_blocking(move || self.ask(path, &asked)).await;
+        bar.finish_and_clear();
+        answered?
     }
 
     fn ask(&self, path: &str, asked: &impl Serialize) -> Result<Value, Failure> {

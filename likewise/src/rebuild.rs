@@ -4,7 +4,6 @@ mod reread;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -34,7 +33,7 @@ use self::reread::Reread;
 use crate::{
     Failure,
     config::Settings,
-    operator::Service,
+    operator::Owner,
     reading::{self, Reading},
     serve::own_directories,
     wiring::{self, Place},
@@ -59,9 +58,8 @@ pub(crate) struct Options {
     /// Drop the tables that the last rebuild replaced.
     #[arg(long, conflicts_with_all = ["dry_run", "cancel"])]
     drop_old: bool,
-    /// File with a token for the admin port of a service with authentication that owns the data.
-    #[arg(long, value_name = "FILE")]
-    credential_file: Option<PathBuf>,
+    #[command(flatten)]
+    owner: Owner,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -94,15 +92,8 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
         _ => What::Rebuild,
     };
     let asked = Asked { what, max_rate: options.reading.max_rate() };
-    let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
-    let service = if is_embedded { wiring::operator_of(&settings.records)? } else { None };
-    let outcome = match service {
-        Some(base) => {
-            let bar = reading::spinner("the service that owns the data rebuilds");
-            let rebuilt = Service::new(base, options.credential_file.as_deref())?.rebuild(asked).await;
-            bar.finish_and_clear();
-            rebuilt?
-        }
+    let outcome = match options.owner.of(&settings.records)? {
+        Some(service) => service.rebuild(asked).await?,
         None => {
             // Files are replaced by whoever owns them.
             let _owned = own_directories(settings)?;
@@ -127,11 +118,11 @@ struct Part {
     successor: Arc<dyn Successor>,
 }
 
-/// Puts successors in their places, whoever uses the live tables.
+/// Puts a successor in its place, whoever uses the live tables.
 #[async_trait::async_trait]
 pub(crate) trait Switch: Send + Sync {
-    /// Switches these, one after the other.
-    async fn switch(&self, successors: &[Arc<dyn Successor>]) -> Result<(), Failure>;
+    /// Tries once.
+    async fn switch(&self, successor: &dyn Successor) -> Result<(), StoreError>;
 }
 
 /// Where nobody has the live tables open, or a server sees to it.
@@ -139,23 +130,14 @@ struct Offline;
 
 #[async_trait::async_trait]
 impl Switch for Offline {
-    async fn switch(&self, successors: &[Arc<dyn Successor>]) -> Result<(), Failure> {
-        for successor in successors {
-            let started = Instant::now();
-            while let Err(error) = successor.switch().await {
-                if started.elapsed() > SWITCH_MAX || matches!(error, StoreError::Unusable { .. }) {
-                    return Err(error.into());
-                }
-                sleep(SWITCH_AGAIN).await;
-            }
-        }
-        Ok(())
+    async fn switch(&self, successor: &dyn Successor) -> Result<(), StoreError> {
+        successor.switch().await
     }
 }
 
 /// How long a switch is tried, and after which pause: somebody may be reading from what is replaced.
-pub(crate) const SWITCH_MAX: Duration = Duration::from_secs(30);
-pub(crate) const SWITCH_AGAIN: Duration = Duration::from_millis(500);
+const SWITCH_MAX: Duration = Duration::from_secs(30);
+const SWITCH_AGAIN: Duration = Duration::from_millis(500);
 
 /// A rebuild of all records.
 pub(crate) struct Rebuild {
@@ -253,8 +235,16 @@ impl Rebuild {
         for part in &waiting {
             part.successor.prepare().await?;
         }
-        let successors: Vec<Arc<dyn Successor>> = waiting.iter().map(|part| Arc::clone(&part.successor)).collect();
-        switch.switch(&successors).await?;
+        // One after the other, so that nobody waits for more than one.
+        for part in &waiting {
+            let started = Instant::now();
+            while let Err(error) = switch.switch(&*part.successor).await {
+                if started.elapsed() > SWITCH_MAX || matches!(error, StoreError::Unusable { .. }) {
+                    return Err(error.into());
+                }
+                sleep(SWITCH_AGAIN).await;
+            }
+        }
         let left = self.parts.len() - waiting.len();
         let others = match left {
             0 => String::new(),
@@ -403,14 +393,9 @@ impl Fresh {
     }
 
     /// Ends the filling, closes the tables, and gives how many events they have.
-    async fn stop(self) -> u64 {
+    async fn stop(mut self) -> u64 {
         let _has_ended = self.stop.send(true);
-        let _it_panicked = self.task.await;
-        let mut events = 0;
-        for partition in &self.partitions {
-            let stored = self.records.checkpoint(*partition).await.ok().flatten();
-            events += stored.map_or(0, |stored| stored.next_offset.get().unsigned_abs());
-        }
-        events
+        let _it_panicked = (&mut self.task).await;
+        self.next().await.unwrap_or_default().values().map(|next| next.get().unsigned_abs()).sum()
     }
 }

@@ -138,7 +138,7 @@ impl Source {
                 tokio::time::sleep(wait).await;
             }
         }
-        self.bar.set_position(self.stream.read().saturating_sub(u64::from(self.next.is_some())));
+        self.bar.set_position(self.stream.read());
         Ok(entry)
     }
 

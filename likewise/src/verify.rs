@@ -1,6 +1,6 @@
 //! `likewise verify`: proof that records and cache are what the log says, and what makes them so again.
 
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use clap::Args;
 use likewise_analyst::{
@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::{
     Failure,
     config::Settings,
-    operator::{self, Service},
+    operator,
     reading::{self, Reading},
     serve::own_directories,
     wiring,
@@ -43,9 +43,8 @@ pub(crate) struct Options {
     /// Mend what differs, as an owner of the partition; then compare again.
     #[arg(long)]
     repair: bool,
-    /// File with a token for the admin port of a service with authentication that owns the data.
-    #[arg(long, value_name = "FILE")]
-    credential_file: Option<PathBuf>,
+    #[command(flatten)]
+    owner: operator::Owner,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -62,16 +61,9 @@ const ROUNDS_MAX: usize = 3;
 pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Failure> {
     let asked =
         operator::Verify { sample: options.sample, repair: options.repair, max_rate: options.reading.max_rate() };
-    let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
-    let service = if is_embedded { wiring::operator_of(&settings.records)? } else { None };
-    let outcome = match service {
-        Some(base) => {
-            let bar = reading::spinner("the service that owns the data compares");
-            let verified = Service::new(base, options.credential_file.as_deref())?.verify(asked).await;
-            bar.finish_and_clear();
-            verified?
-        }
-        None => here(settings, options, asked, is_embedded).await?,
+    let outcome = match options.owner.of(&settings.records)? {
+        Some(service) => service.verify(asked).await?,
+        None => here(settings, options, asked).await?,
     };
     if options.json {
         reading::print(&outcome.to_string())?;
@@ -88,12 +80,8 @@ pub(crate) async fn run(settings: &Settings, options: &Options) -> Result<(), Fa
 }
 
 /// Compares in this process.
-async fn here(
-    settings: &Settings,
-    options: &Options,
-    asked: operator::Verify,
-    is_embedded: bool,
-) -> Result<Value, Failure> {
+async fn here(settings: &Settings, options: &Options, asked: operator::Verify) -> Result<Value, Failure> {
+    let is_embedded = settings.records.iter().all(|url| wiring::is_embedded(url));
     // Files are mended by whoever owns them.
     let _owned = if is_embedded && options.repair { own_directories(settings)? } else { Vec::new() };
     let log = wiring::readable_log(&settings.log).await?;

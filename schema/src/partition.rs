@@ -66,7 +66,7 @@ impl Partition {
     }
 
     /// A partition whose count is not known here, as in a position: below 4096.
-    pub(crate) fn unbounded(number: u16) -> Option<Self> {
+    pub fn unbounded(number: u16) -> Option<Self> {
         (number < 4096).then_some(Self(number))
     }
 

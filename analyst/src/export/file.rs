@@ -321,13 +321,12 @@ fn about_of(metadata: &ParquetMetaData) -> Result<About, NotOurs> {
     if version.split('.').next() != SCHEMA_VERSION.split('.').next() {
         return Err(NotOurs(format!("has schema {version}, this program knows {SCHEMA_VERSION}")));
     }
-    let wrong = |_| NotOurs("has metadata that no export writes".into());
-    let number =
-        |key: &str| value(key)?.parse::<i64>().map_err(|_| NotOurs("has metadata that no export writes".into()));
-    let most = likewise_schema::PartitionCount::new(4096).map_err(wrong)?;
+    let unknown = || NotOurs("has metadata that no export writes".into());
+    let wrong = |_| unknown();
+    let number = |key: &str| value(key)?.parse::<i64>().map_err(|_| unknown());
     let about = About {
         log: value(KEYS[1])?,
-        partition: Partition::new(u32::try_from(number(KEYS[2])?).unwrap_or(u32::MAX), most).map_err(wrong)?,
+        partition: u16::try_from(number(KEYS[2])?).ok().and_then(Partition::unbounded).ok_or_else(unknown)?,
         from: Offset::new(number(KEYS[3])?).map_err(wrong)?,
         until: Offset::new(number(KEYS[4])?).map_err(wrong)?,
         greatest_received_at: Timestamp::parse(&value(KEYS[5])?).map_err(wrong)?,

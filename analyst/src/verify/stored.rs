@@ -1,17 +1,16 @@
 //! What stores hold, as it is kept in a file.
 
-use likewise_schema::{Content, Offset, Partition, PartitionCount, RequestId, Timestamp};
+use likewise_schema::{Content, Offset, Partition, RequestId, Timestamp};
 use likewise_storage::{
     counters::Scope,
     records::{Count, Generation, KeptCount, LikeRecord},
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, ledger::Key};
-
-fn damaged() -> Error {
-    Error::asked("a temporary file is damaged")
-}
+use crate::{
+    Error,
+    ledger::{Key, damaged},
+};
 
 /// A row.
 #[derive(Clone, Serialize, Deserialize)]
@@ -81,8 +80,7 @@ impl StoredCount {
 }
 
 fn partition(number: u16) -> Result<Partition, Error> {
-    let most = PartitionCount::new(4096).map_err(|_| damaged())?;
-    Partition::new(number.into(), most).map_err(|_| damaged())
+    Partition::unbounded(number).ok_or_else(damaged)
 }
 
 pub(super) fn scope(generation: u32, number: u16) -> Result<Scope, Error> {

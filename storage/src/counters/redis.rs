@@ -15,7 +15,7 @@ use std::{
 
 use async_trait::async_trait;
 use futures::{StreamExt, TryStreamExt, future::try_join_all};
-use likewise_schema::{Content, Offset, Partition, PartitionCount, Position, Timestamp, UserId, lua};
+use likewise_schema::{Content, Offset, Partition, Position, Timestamp, UserId, lua};
 use parking_lot::Mutex;
 use redis::{Pipeline, RedisResult, Script, Value, from_redis_value};
 use tokio::{
@@ -529,8 +529,7 @@ impl Place {
         let (tag, rest) = rest.split_once("}:")?;
         let (generation, partition) = tag.split_once('.')?;
         let generation = Generation(u32::from_str_radix(generation, 16).ok()?);
-        let most = PartitionCount::new(4096).ok()?;
-        let scope = Scope { generation, partition: Partition::new(partition.parse().ok()?, most).ok()? };
+        let scope = Scope { generation, partition: Partition::unbounded(partition.parse().ok()?)? };
         let what = match kind {
             "count" => What::Count(rest.parse().ok()?),
             "user" => What::Statuses(rest.parse().ok()?),

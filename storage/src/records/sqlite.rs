@@ -718,7 +718,7 @@ fn text_of(value: rusqlite::types::ValueRef<'_>) -> String {
 /// Counts, buckets, and what lists depend on beside rows.
 fn scan_beside(snapshot: &Connection, out: &mpsc::Sender<Vec<Beside>>) -> rusqlite::Result<()> {
     let count = |row: &Row<'_>| {
-        let partition = valid(row, 2, |number: u32| Partition::new(number, PartitionCount::new(4096).ok()?).ok())?;
+        let partition = valid(row, 2, Partition::unbounded)?;
         let version = valid(row, 4, |offset| Offset::new(offset).ok())?;
         let first_position = valid(row, 5, |offset| Offset::new(offset).ok())?;
         let count = Count { content: read_content(row, 0)?, count: row.get(3)?, version };
@@ -733,21 +733,21 @@ fn scan_beside(snapshot: &Connection, out: &mpsc::Sender<Vec<Beside>>) -> rusqli
         let what = format!("how many rows {content} has, or which of them are listed, is wrong");
         Ok(Beside::Damaged(Some(content), what))
     };
+    let misplaced_sql = format!(
+        "SELECT c.content_type, c.content_id FROM like_counts AS c
+         LEFT JOIN like_records AS r ON r.content_id = c.content_id AND r.content_type = c.content_type
+         GROUP BY c.content_id, c.content_type
+         HAVING c.rows <> count(r.user_id) OR total(r.listed) <> iif(c.rows > {SORTED_ROWS_MAX}, count(r.user_id), 0)"
+    );
     type Read<'a> = &'a dyn Fn(&Row<'_>) -> rusqlite::Result<Beside>;
     let parts: [(&str, Read<'_>); 3] = [
         ("SELECT content_type, content_id, partition, count, version, first_position FROM like_counts", &count),
         ("SELECT content_type, content_id, slot, gained, lost FROM like_buckets", &bucket),
-        (
-            "SELECT c.content_type, c.content_id FROM like_counts AS c
-             LEFT JOIN like_records AS r ON r.content_id = c.content_id AND r.content_type = c.content_type
-             GROUP BY c.content_id, c.content_type
-             HAVING c.rows <> count(r.user_id) OR total(r.listed) <> iif(c.rows > ?1, count(r.user_id), 0)",
-            &misplaced,
-        ),
+        (&misplaced_sql, &misplaced),
     ];
-    for (index, (sql, read)) in parts.into_iter().enumerate() {
+    for (sql, read) in parts {
         let mut statement = snapshot.prepare(sql)?;
-        let mut found = if index == 2 { statement.query([SORTED_ROWS_MAX])? } else { statement.query([])? };
+        let mut found = statement.query([])?;
         let mut chunk = Vec::with_capacity(SCAN_ROWS);
         while let Some(row) = found.next()? {
             let name = |index| row.get_ref(index).map(|value| text_of(value)).unwrap_or_default();

@@ -99,8 +99,7 @@ pub(super) fn kept_count(row: &MySqlRow) -> Result<Vec<Beside>, Failed> {
     if row.try_get::<i16, _>(6)?.unsigned_abs() != content(row, 0)?.shard() {
         return Err(Failed::Damaged("it is kept under another shard, where nobody looks for it"));
     }
-    let most = valid(PartitionCount::new(4096))?;
-    let partition = valid(Partition::new(row.try_get::<i16, _>(4)?.unsigned_abs().into(), most))?;
+    let partition = valid(Partition::unbounded(row.try_get::<i16, _>(4)?.unsigned_abs()).ok_or(()))?;
     Ok(vec![Beside::Count(KeptCount { count: count(row)?, partition, first_position: offset(row, 5)? })])
 }
 
